@@ -1,0 +1,132 @@
+"""Exact numbers: evaluating .fmt expressions, and binary32 seen as rationals."""
+
+from __future__ import annotations
+
+import re
+import struct
+from fractions import Fraction
+
+from ..dsl.ast import Binary, Call, Expr, Negate, Number, Span
+
+#: The largest finite binary32 number.
+FP32_MAX = Fraction((1 << 24) - 1) * Fraction(2) ** 104
+
+#: No literal or power in a .fmt file may leave 2^-4096 .. 2^4096.
+MAX_EXPONENT = 4096
+
+_LITERAL = re.compile(r"(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+))?\Z")
+
+
+class EvaluationError(ValueError):
+    """An expression without an exact value; carries the span at fault."""
+
+    def __init__(self, message: str, span: Span, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.span = span
+        self.hint = hint
+
+
+def evaluate(expr: Expr) -> Fraction:
+    """The exact value of a .fmt expression.
+
+    Raises:
+        EvaluationError: division by zero, an exponent that is not a small integer,
+            or a function that this version does not know.
+    """
+    match expr:
+        case Number():
+            return _literal(expr)
+        case Negate(operand):
+            return -evaluate(operand)
+        case Binary("+", left, right):
+            return evaluate(left) + evaluate(right)
+        case Binary("-", left, right):
+            return evaluate(left) - evaluate(right)
+        case Binary("*", left, right):
+            return evaluate(left) * evaluate(right)
+        case Binary("/", left, right):
+            divisor = evaluate(right)
+            if divisor == 0:
+                raise EvaluationError("division by zero", right.span)
+            return evaluate(left) / divisor
+        case Binary(_, left, right):
+            return _power(evaluate(left), evaluate(right), right.span)
+        case Call(function):
+            raise EvaluationError(
+                f"no function is called '{function.text}'",
+                function.span,
+                "write the values out: this version evaluates + - * / ^ only",
+            )
+
+
+def _literal(number: Number) -> Fraction:
+    match = _LITERAL.match(number.text)
+    exponent = int(match[2] or 0) if match and len(match[2] or "") <= 6 else None
+    if match is None or exponent is None or abs(exponent) > MAX_EXPONENT // 4:
+        raise EvaluationError(f"'{number.text}' is not a number in range", number.span)
+    return Fraction(match[1].rstrip(".") if match[1].endswith(".") else match[1]) * (
+        Fraction(10) ** exponent
+    )
+
+
+def _power(base: Fraction, exponent: Fraction, span: Span) -> Fraction:
+    if exponent.denominator != 1 or abs(exponent) > MAX_EXPONENT:
+        raise EvaluationError(
+            f"the exponent {exponent} must be an integer from -{MAX_EXPONENT} to {MAX_EXPONENT}",
+            span,
+        )
+    size = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if size * abs(int(exponent)) > 4 * MAX_EXPONENT:
+        raise EvaluationError("the power is too large to be a number of a format", span)
+    if base == 0 and exponent < 0:
+        raise EvaluationError("division by zero", span)
+    return base ** int(exponent)
+
+
+def floor_log2(value: Fraction) -> int:
+    """The exponent e with 2^e <= value < 2^(e+1), for value > 0. Exact."""
+    guess = value.numerator.bit_length() - value.denominator.bit_length()
+    return guess if Fraction(2) ** guess <= value else guess - 1
+
+
+def significant_bits(value: Fraction) -> int | None:
+    """How many significand bits ``value`` needs, or None when it is not a dyadic rational."""
+    if value.denominator & (value.denominator - 1):
+        return None
+    numerator = abs(value.numerator)
+    return numerator.bit_length() - ((numerator & -numerator).bit_length() - 1 if numerator else 0)
+
+
+def round_fp32(value: Fraction) -> float:
+    """The binary32 number nearest to ``value``, ties to even; +-inf past the largest."""
+    if value == 0:
+        return 0.0
+    ulp = Fraction(2) ** (max(floor_log2(abs(value)), -126) - 23)
+    rounded = round(value / ulp) * ulp  # Fraction.__round__ ties to even
+    if abs(rounded) > FP32_MAX:
+        return float("inf") if value > 0 else float("-inf")
+    return float(rounded)
+
+
+def is_fp32(value: Fraction) -> bool:
+    """Whether ``value`` is exactly a finite binary32 number."""
+    return abs(value) <= FP32_MAX and Fraction(round_fp32(value)) == value
+
+
+def fp32_bits(value: float) -> int:
+    """The 32 bits of a binary32 number held in a Python float."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+def fp32_from_bits(bits: int) -> float:
+    """The binary32 number with these 32 bits."""
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def show_number(value: Fraction) -> str:
+    """A short decimal where it is exact, else ``p/q``: for messages and tables."""
+    bits = significant_bits(value)
+    if bits is not None and bits <= 53 and abs(value) < Fraction(2) ** 60:
+        return f"{float(value):.17g}" if float(f"{float(value):g}") != value else f"{float(value):g}"
+    return str(value)

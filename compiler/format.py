@@ -1,0 +1,272 @@
+"""The ``Format`` value: what a .fmt file means, in exact rationals.
+
+Semantics lives here and nowhere else. Every table, kernel, module, vector and bound is
+derived from this value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+
+from .floats import SmallFloat
+from .hosts import Hosting, find_hosting
+
+#: Enters every content hash: a change of meaning of the same text changes the hash.
+SEMANTICS_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The values that a code can mean.
+
+    ``values[code]`` is an exact binary32 number, or None for a code that is not a number.
+    ``negative_zero`` is the code of -0, if the grid has one.
+    """
+
+    name: str
+    atom: str
+    values: tuple[Fraction | None, ...]
+    negative_zero: int | None = None
+
+    @property
+    def numbers(self) -> tuple[Fraction, ...]:
+        """Every value of the grid, ascending, each once."""
+        return tuple(sorted({v for v in self.values if v is not None}))
+
+    @property
+    def low(self) -> Fraction:
+        """The smallest value (t- in SOP)."""
+        return self.numbers[0]
+
+    @property
+    def high(self) -> Fraction:
+        """The largest value (t+ in SOP)."""
+        return self.numbers[-1]
+
+    @property
+    def absmax_end(self) -> Fraction:
+        """The endpoint of larger magnitude, the positive one on a tie (t* in SOP)."""
+        return self.low if -self.low > self.high else self.high
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleWord:
+    """The stored scale: a container of 8, 12, 16 or 32 bits around a small float.
+
+    SOP's SwExMy layout: exponent and mantissa stand together in the middle. With a sign,
+    bit b-1 is the sign and the metabits are the low bits. Without one, the first metabit
+    is bit b-1 and the others are the low bits.
+    """
+
+    name: str
+    container: int
+    number: SmallFloat
+
+    @property
+    def meta_count(self) -> int:
+        """How many bits of the container are neither sign nor number."""
+        return self.container - self.number.bits
+
+    @property
+    def sign_bit(self) -> int | None:
+        """The position of the sign bit, counted from the least significant bit."""
+        return self.container - 1 if self.number.signed else None
+
+    @property
+    def meta_bits(self) -> tuple[int, ...]:
+        """The positions of the metabits, the most significant first."""
+        if self.number.signed:
+            return tuple(range(self.meta_count - 1, -1, -1))
+        if self.meta_count == 0:
+            return ()
+        return (self.container - 1, *range(self.meta_count - 2, -1, -1))
+
+    @property
+    def magnitude_lsb(self) -> int:
+        """The position of the mantissa's lowest bit."""
+        return self.meta_count if self.number.signed else max(0, self.meta_count - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a block's scale is chosen, rounded and stored.
+
+    Attributes:
+        rule: ``absmax``, ``argmax`` (signed: the largest element decodes to the endpoint)
+            or ``floor_log2`` (OCP MX 1.0, section 6.3).
+        rounding: ``even``, ``up`` or ``down``, from the real scale to a stored one.
+        tensor: ``none``, or ``fp32`` for a second level amax / (t * largest scale).
+        shift: 0, or a fixed power of two, or None for one chosen per tensor (SOP's F_layer).
+        minimum: the least scale of a block that is not all zero.
+        zero_block: the magnitude code stored for an all-zero block.
+    """
+
+    word: ScaleWord
+    rule: str
+    rounding: str
+    tensor: str
+    shift: int | None
+    minimum: Fraction
+    zero_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Where the index of a block's grid is stored.
+
+    ``place`` is ``scale.sign``, ``scale.meta``, ``field`` or ``none``; ``positions`` are
+    bit positions in the scale word, the index's most significant bit first.
+    """
+
+    bits: int = 0
+    place: str = "none"
+    positions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The choices that the world disagrees on, each said or defaulted in the .fmt file."""
+
+    tie: str = "even"
+    compare: str = "exact"
+    overflow: str = "saturate"
+    nan: str = "error"
+    inf: str = "error"
+    negative_zero: str = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One run of packed bit fields per row: ``bits`` for every element or every block.
+
+    ``order`` is ``low_first`` (field i begins at bit i*bits of a little-endian stream) or
+    ``high_first`` (the same counted from each byte's top bit). A row starts on a byte.
+    """
+
+    name: str
+    bits: int
+    per: str
+    order: str
+
+    def row_bytes(self, length: int, block: int) -> int:
+        """The bytes that this stream takes for a row of ``length`` elements."""
+        fields = length if self.per == "element" else -(-length // block)
+        return -(-fields * self.bits // 8)
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """A compiled number format. Immutable; equal and hashed by its content hash."""
+
+    name: str
+    title: str
+    cites: tuple[str, ...]
+    block: int
+    grids: tuple[Grid, ...]
+    host: str
+    scale: Scale
+    select: Select
+    policies: Policies
+    order: str
+    #: The canonical .fmt text that compiles to this value again.
+    source: str = field(repr=False, default="")
+
+    @cached_property
+    def code_bits(self) -> int:
+        """The stored bits of one element."""
+        return (len(self.grids[0].values) - 1).bit_length()
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The packed streams of a tensor, in file order."""
+        streams = [
+            Stream("codes", self.code_bits, "element", self.order),
+            Stream("scales", self.scale.word.container, "block", "low_first"),
+        ]
+        if self.select.place == "field":
+            streams.append(Stream("select", self.select.bits, "block", "low_first"))
+        return tuple(streams)
+
+    @cached_property
+    def exact_bpw(self) -> Fraction:
+        """Stored bits per weight of a long row, everything counted."""
+        return sum(
+            (Fraction(s.bits, 1 if s.per == "element" else self.block) for s in self.streams),
+            Fraction(0),
+        )
+
+    @property
+    def bpw(self) -> float:
+        """Stored bits per weight of a long row, as a float."""
+        return float(self.exact_bpw)
+
+    @cached_property
+    def hosting(self) -> Hosting | None:
+        """The grids as HIF words (coefficient, shift), or None when no HIF host holds them."""
+        return find_hosting(tuple(grid.values for grid in self.grids), self.host)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over the name and every exact number and policy, as 64 hex digits.
+
+        Titles, sources, comments and spelling do not enter it.
+        """
+        text = json.dumps(self.semantics(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def semantics(self) -> dict[str, object]:
+        """Everything that decides a bit of the output, as plain JSON values."""
+        number = self.scale.word.number
+        return {
+            "version": SEMANTICS_VERSION,
+            "name": self.name,
+            "block": self.block,
+            "host": self.host,
+            "grids": [
+                {
+                    "name": grid.name,
+                    "values": [None if v is None else str(v) for v in grid.values],
+                    "negative_zero": grid.negative_zero,
+                }
+                for grid in self.grids
+            ],
+            "scale": {
+                "container": self.scale.word.container,
+                "exponent": number.exponent,
+                "mantissa": number.mantissa,
+                "signed": number.signed,
+                "bias": number.bias,
+                "top": number.top,
+                "subnormals": number.subnormals,
+                "rule": self.scale.rule,
+                "round": self.scale.rounding,
+                "tensor": self.scale.tensor,
+                "shift": self.scale.shift,
+                "min": str(self.scale.minimum),
+                "zero_block": self.scale.zero_block,
+            },
+            "select": {
+                "bits": self.select.bits,
+                "place": self.select.place,
+                "positions": list(self.select.positions),
+            },
+            "policies": {
+                "tie": self.policies.tie,
+                "compare": self.policies.compare,
+                "overflow": self.policies.overflow,
+                "nan": self.policies.nan,
+                "inf": self.policies.inf,
+                "negative_zero": self.policies.negative_zero,
+            },
+            "order": self.order,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Format) and self.content_hash == other.content_hash
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)

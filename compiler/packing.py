@@ -1,0 +1,69 @@
+"""Bit fields to bytes and back: the canonical packing of every stream."""
+
+from __future__ import annotations
+
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .format import Stream
+
+U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
+
+
+def pack(fields: NDArray[np.unsignedinteger], stream: Stream) -> U8:
+    """Pack rows of bit fields.
+
+    Args:
+        fields: unsigned integers [rows, n], each below 2^stream.bits.
+        stream: width and order of the fields.
+
+    Returns:
+        uint8 [rows, ceil(n * bits / 8)]; the spare bits of the last byte are zero.
+    """
+    rows, count = fields.shape
+    per_group, group_bytes = _group(stream.bits)
+    groups = -(-count // per_group)
+    padded = np.zeros((rows, groups * per_group), np.uint64)
+    padded[:, :count] = fields
+    words = np.zeros((rows, groups), np.uint64)
+    for i, shift in enumerate(_shifts(stream, per_group)):
+        words |= padded[:, i::per_group] << np.uint64(shift)
+    octets = np.empty((rows, groups, group_bytes), np.uint8)
+    for b in range(group_bytes):
+        place = b if stream.order == "low_first" else group_bytes - 1 - b
+        octets[:, :, b] = (words >> np.uint64(8 * place)).astype(np.uint8)
+    return octets.reshape(rows, -1)[:, : -(-count * stream.bits // 8)].copy()
+
+
+def unpack(octets: U8, count: int, stream: Stream) -> U32:
+    """The inverse of ``pack``: uint32 [rows, count] from uint8 [rows, bytes]."""
+    rows = octets.shape[0]
+    per_group, group_bytes = _group(stream.bits)
+    groups = -(-count // per_group)
+    padded = np.zeros((rows, groups * group_bytes), np.uint8)
+    used = min(octets.shape[1], padded.shape[1])
+    padded[:, :used] = octets[:, :used]
+    grouped = padded.reshape(rows, groups, group_bytes)
+    words = np.zeros((rows, groups), np.uint64)
+    for b in range(group_bytes):
+        place = b if stream.order == "low_first" else group_bytes - 1 - b
+        words |= grouped[:, :, b].astype(np.uint64) << np.uint64(8 * place)
+    fields = np.empty((rows, groups, per_group), np.uint32)
+    mask = np.uint64((1 << stream.bits) - 1)
+    for i, shift in enumerate(_shifts(stream, per_group)):
+        fields[:, :, i] = ((words >> np.uint64(shift)) & mask).astype(np.uint32)
+    return fields.reshape(rows, -1)[:, :count]
+
+
+def _group(bits: int) -> tuple[int, int]:
+    """The least number of fields that fill whole bytes, and how many bytes they fill."""
+    common = bits * 8 // gcd(bits, 8)
+    return common // bits, common // 8
+
+
+def _shifts(stream: Stream, per_group: int) -> list[int]:
+    ascending = [i * stream.bits for i in range(per_group)]
+    return ascending if stream.order == "low_first" else ascending[::-1]

@@ -1,0 +1,165 @@
+"""Collecting the faults of a .fmt text, and reading settings against their table of knobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from ..dsl.ast import Call, Expr, Setting, Span, Text, Word
+from ..dsl.diagnostics import Diagnostic, did_you_mean
+from .exact import EvaluationError, evaluate, show_number
+from .vocabulary import Knob
+
+#: Every code that the compiler reports, with what it stands for.
+CODES = {
+    "E0201": "a file holds no format, or more than one",
+    "E0202": "unknown atom",
+    "E0203": "unknown scale word",
+    "E0204": "unknown setting",
+    "E0205": "a setting has a value that it does not take",
+    "E0206": "unknown grid in a select clause",
+    "E0207": "unknown place for select bits",
+    "E0208": "something is said twice",
+    "E0301": "an expression has no exact value",
+    "E0302": "a number is out of range",
+    "E0303": "the host lacks a value of the grid",
+    "E0304": "a codebook has the wrong number of values, or codes of different widths meet",
+    "E0305": "a grid cannot be compared exactly, or has no two values",
+    "E0401": "a clause is missing",
+    "E0402": "the scale word has no room for the select bits",
+    "E0403": "two uses of the scale's sign bit",
+    "E0404": "a policy needs a NaN that the scale word lacks",
+    "E0405": "grids and select clause do not fit together",
+    "E0406": "two ways to move the scale's range at once",
+    "E0407": "a scale value that the scale word lacks",
+    "E0408": "the scale rule does not fit the grid or the word",
+}
+
+
+@dataclass
+class Report:
+    """The faults found so far."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def add(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Note one fault; ``code`` must stand in ``CODES``."""
+        if code not in CODES:
+            raise KeyError(code)
+        self.diagnostics.append(Diagnostic(code, message, span, expected, hint))
+
+    def number(self, expr: Expr) -> Fraction | None:
+        """The exact value of an expression, or None after noting why it has none."""
+        try:
+            return evaluate(expr)
+        except EvaluationError as error:
+            self.add("E0301", error.message, error.span, hint=error.hint)
+            return None
+
+    def integer(self, expr: Expr, what: str, low: int, high: int) -> int | None:
+        """An integer in ``low..high``, or None after noting that it is not one."""
+        value = self.number(expr)
+        if value is None:
+            return None
+        if value.denominator != 1 or not low <= value <= high:
+            self.add(
+                "E0302",
+                f"{what} cannot be {show_number(value)}",
+                expr.span,
+                expected=f"an integer from {low} to {high}",
+                hint=f"the nearest legal value is {min(max(round(value), low), high)}",
+            )
+            return None
+        return int(value)
+
+
+class Settings:
+    """The settings of one owner, checked against its knobs.
+
+    Unknown keys, doubled keys and illegal values are noted in the report at once; what is
+    read afterwards is legal or the default.
+    """
+
+    def __init__(
+        self, owner: str, given: Iterable[Setting], knobs: dict[str, Knob], report: Report
+    ) -> None:
+        self._knobs = knobs
+        self._report = report
+        self._given: dict[str, Setting] = {}
+        for setting in given:
+            key = setting.key.text
+            if key not in knobs:
+                report.add(
+                    "E0204",
+                    f"{owner} has no setting '{key}'",
+                    setting.key.span,
+                    expected="one of " + ", ".join(knobs),
+                    hint=did_you_mean(key, knobs),
+                )
+            elif key in self._given:
+                first = self._given[key].span.line
+                report.add(
+                    "E0208",
+                    f"'{key}' is said twice; it was set on line {first} already",
+                    setting.span,
+                    hint="keep one of them",
+                )
+            elif self._legal(knobs[key], setting):
+                self._given[key] = setting
+
+    def _legal(self, knob: Knob, setting: Setting) -> bool:
+        value = setting.value
+        if isinstance(value, Word):
+            legal, shown, hint = (
+                value.text in knob.words,
+                value.text,
+                did_you_mean(value.text, knob.words),
+            )
+        elif isinstance(value, Text):
+            legal, shown, hint = False, f'"{value.text}"', None
+        else:
+            legal, shown, hint = knob.number or isinstance(value, Call), "a number", None
+        if not legal:
+            self._report.add(
+                "E0205",
+                f"'{knob.key}' does not take {shown}",
+                value.span,
+                expected=knob.legal,
+                hint=hint,
+            )
+        return legal
+
+    def span(self, key: str, otherwise: Span) -> Span:
+        """Where ``key`` is said, or ``otherwise`` where it is defaulted."""
+        return self._given[key].span if key in self._given else otherwise
+
+    def said(self, key: str) -> bool:
+        """Whether the file says ``key`` (legally)."""
+        return key in self._given
+
+    def word(self, key: str) -> str | None:
+        """The word that ``key`` has, its default, or None when it is a number."""
+        if key not in self._given:
+            return self._knobs[key].default
+        value = self._given[key].value
+        return value.text if isinstance(value, Word) else None
+
+    def choice(self, key: str) -> str:
+        """The word of a knob that takes only words."""
+        word = self.word(key)
+        if word is None:
+            raise KeyError(f"'{key}' takes numbers too: read it with expression()")
+        return word
+
+    def expression(self, key: str) -> Expr | None:
+        """The expression that ``key`` has, or None when it is a word or not said."""
+        value = self._given[key].value if key in self._given else None
+        return None if value is None or isinstance(value, Word | Text) else value

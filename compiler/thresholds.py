@@ -1,0 +1,75 @@
+"""Exact thresholds as binary32 tables: the numbers that encoders compare with ``>``."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .exact import FP32_MAX, round_fp32, significant_bits
+from .view import View
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+def round_down_fp32(product: F64, inclusive: bool | NDArray[np.bool_] = False) -> F32:
+    """The largest binary32 number T that is at most ``product``: x > T iff x > product.
+
+    Where ``inclusive``, the largest below ``product``: x > T iff x >= product. ``product``
+    must hold the exact real number.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        nearest = product.astype(np.float32)
+    wide = nearest.astype(np.float64)
+    too_high = np.where(inclusive, wide >= product, wide > product)
+    with np.errstate(under="ignore", over="ignore"):
+        return np.where(too_high, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def scale_thresholds(view: View, multiplier: float) -> F32:
+    """Thresholds of a block's absmax, for table-coded scales.
+
+    A block whose positive elements reach at most p and negative ones -n has the scale rank
+    ``max(sum(p > T[g, 0]), sum(n > T[g, 1]))`` under grid g.
+
+    Args:
+        view: the format.
+        multiplier: the tensor's second level: its fp32 scale, or 2^-shift.
+
+    Returns:
+        float32 [grids, 2, ranks - 1], ascending. A side that does not count is all +inf.
+    """
+    scale = view.scale
+    tables = np.full((len(view.grids), 2, max(0, len(scale.ranks) - 1)), np.inf, np.float32)
+    inclusive = np.array(scale.ties_up, dtype=np.bool_)
+    for g, grid in enumerate(view.grids):
+        for side, divisor in enumerate((grid.positive_divisor, grid.negative_divisor)):
+            if divisor == 0 or not scale.ranks:
+                continue
+            tables[g, side, :1] = 0.0
+            exact = [divisor * point for point in scale.points]
+            tables[g, side, 1:] = _scaled(exact, multiplier, inclusive)
+    return tables
+
+
+def _scaled(exact: list[Fraction], multiplier: float, inclusive: NDArray[np.bool_]) -> F32:
+    # A binary32 multiplier has 24 bits: with 29 more the product is exact in binary64.
+    if all((significant_bits(point) or 99) <= 29 for point in exact):
+        wide = np.array([float(point) for point in exact], np.float64) * multiplier
+        return round_down_fp32(wide, inclusive)
+    factor = Fraction(multiplier)
+    return np.array(
+        [_round_down(p * factor, bool(up)) for p, up in zip(exact, inclusive, strict=True)],
+        np.float32,
+    )
+
+
+def _round_down(value: Fraction, inclusive: bool) -> np.float32:
+    nearest = round_fp32(value)
+    if nearest == float("inf"):
+        return np.float32(float(FP32_MAX))
+    too_high = Fraction(nearest) >= value if inclusive else Fraction(nearest) > value
+    below = np.nextafter(np.float32(nearest), np.float32(-np.inf))
+    return below if too_high else np.float32(nearest)

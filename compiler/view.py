@@ -1,0 +1,257 @@
+"""The one view of a ``Format`` that every back end is fed from.
+
+Here the exact rationals become the integers and binary32 bit patterns that a machine works
+with. The NumPy reference, the C, Triton and Verilog emitters and the golden vectors read this
+value and nothing else, so that a fact about a format is turned into bits in one place.
+
+Encoding is two searches among thresholds, never a rounded division:
+
+* the scale's rank is the number of scale thresholds below the block's absmax;
+* an element's rank is the number of thresholds T with x > T in the total order of binary32
+  (-0 below +0), where T is scale * midpoint rounded down to binary32, so that x > T holds
+  exactly when x > scale * midpoint does. Where a tie goes up, T is the largest binary32
+  number below the product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from .exact import fp32_bits, round_fp32, floor_log2
+from .format import Format, Grid, Scale
+from .scales import is_fp32_word
+
+NAN_BITS = 0x7FC00000
+NEGATIVE_ZERO_BITS = 0x80000000
+
+
+@dataclass(frozen=True, slots=True)
+class GridView:
+    """One grid as a back end sees it.
+
+    Attributes:
+        name: the grid's name.
+        lut_bits: binary32 bits of every code's value (-0 and NaN included).
+        order: codes in ascending order of value, -0 before +0; rank -> code.
+        midpoints: between rank i and i+1; exact in binary64 with at most 29 significant bits.
+        ties_up: whether x equal to scale * midpoint takes the upper rank.
+        zero_split: the index of the threshold between -0 and +0, or None.
+        zero_code: the code of +0, or of the value nearest to it (the lower on a tie).
+        positive_divisor: absmax of the positive elements / this = the scale they ask for.
+        negative_divisor: the same for the negative ones; 0 where they do not count.
+        end_is_negative: the endpoint t* of rule argmax is the negative one.
+    """
+
+    name: str
+    lut_bits: tuple[int, ...]
+    order: tuple[int, ...]
+    midpoints: tuple[Fraction, ...]
+    ties_up: tuple[bool, ...]
+    zero_split: int | None
+    zero_code: int
+    positive_divisor: Fraction
+    negative_divisor: Fraction
+    end_is_negative: bool
+
+    @property
+    def quotient_bits(self) -> tuple[int, ...]:
+        """Thresholds of ``compare fp32_quotient`` as binary32 bits, to compare with ``>``."""
+        bits = []
+        for index, (midpoint, up) in enumerate(zip(self.midpoints, self.ties_up, strict=True)):
+            rounded = fp32_bits(round_fp32(midpoint))
+            if index == self.zero_split:
+                bits.append(NEGATIVE_ZERO_BITS)
+            else:
+                bits.append(_below(rounded) if up else rounded)
+        return tuple(bits)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleView:
+    """The scale word as a back end sees it.
+
+    A word is ``magnitude << magnitude_lsb | sign << sign_bit | select bits``. With ``is_fp32``
+    the magnitude is the binary32 number itself (31 bits) and the tables are empty.
+
+    Attributes:
+        container: bits of a stored word.
+        magnitude_bits, magnitude_lsb: where exponent and mantissa stand.
+        sign_bit: position of a sign that mirrors the grid; None when there is none (or it
+            carries a select bit).
+        is_fp32: the word is binary32.
+        values_bits: binary32 bits of every magnitude code's value.
+        ranks: magnitude codes in ascending order; rank 0 is an all-zero block's.
+        points: thresholds between rank i and i+1 for i >= 1, in units of the scale;
+            between rank 0 and 1 the threshold is zero.
+        ties_up: whether an absmax on the threshold takes the upper rank.
+        nan_magnitude: magnitude code of NaN, or None.
+        signed_rule: rule argmax: the scale takes the sign that maps the largest element to t*.
+        has_tensor_scale: the tensor has a binary32 second level.
+        shift: fixed power of two, or None for one per tensor.
+        minimum_bits, zero_bits: binary32 bits of the least scale and of an all-zero block's.
+    """
+
+    container: int
+    magnitude_bits: int
+    magnitude_lsb: int
+    sign_bit: int | None
+    is_fp32: bool
+    values_bits: tuple[int, ...]
+    ranks: tuple[int, ...]
+    points: tuple[Fraction, ...]
+    ties_up: tuple[bool, ...]
+    nan_magnitude: int | None
+    signed_rule: bool
+    has_tensor_scale: bool
+    shift: int | None
+    minimum_bits: int
+    zero_bits: int
+    largest: Fraction
+    smallest_normal: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A format in machine numbers. See ``GridView`` and ``ScaleView``."""
+
+    format: Format
+    grids: tuple[GridView, ...]
+    scale: ScaleView
+
+    @property
+    def decode_bits(self) -> tuple[int, ...]:
+        """binary32 bits by ``select << code_bits | code``; NaN where no grid has the index."""
+        size = 1 << self.format.code_bits
+        rows = [grid.lut_bits for grid in self.grids]
+        rows += [(NAN_BITS,) * size] * ((1 << self.format.select.bits) - len(rows))
+        return tuple(bits for row in rows for bits in row)
+
+
+@lru_cache(maxsize=256)
+def view_of(fmt: Format) -> View:
+    """The view of a format, built once."""
+    return View(fmt, tuple(_grid_view(fmt, grid) for grid in fmt.grids), _scale_view(fmt))
+
+
+def _grid_view(fmt: Format, grid: Grid) -> GridView:
+    keep = fmt.policies.negative_zero == "keep"
+    ranked: dict[tuple[Fraction, bool], int] = {}
+    for code, value in enumerate(grid.values):
+        if value is None or (code == grid.negative_zero and not keep):
+            continue
+        # Codes of the same value: the lowest is canonical. -0 sorts before +0.
+        ranked.setdefault((value, code != grid.negative_zero), code)
+    ladder = sorted(ranked)
+    order = tuple(ranked[key] for key in ladder)
+    pairs = list(zip(ladder, ladder[1:], strict=False))
+    midpoints = tuple((low[0] + high[0]) / 2 for low, high in pairs)
+    split = next((i for i, (low, high) in enumerate(pairs) if low[0] == high[0]), None)
+    ties = tuple(
+        _tie_goes_up(fmt.policies.tie, middle, ranked[low], ranked[high])
+        for middle, (low, high) in zip(midpoints, pairs, strict=True)
+    )
+    positive, negative = _divisors(fmt.scale, grid)
+    return GridView(
+        name=grid.name,
+        lut_bits=tuple(_lut_bits(grid, code) for code in range(len(grid.values))),
+        order=order,
+        midpoints=midpoints,
+        ties_up=ties,
+        zero_split=split,
+        zero_code=order[_zero_rank(midpoints, ties, split)],
+        positive_divisor=positive,
+        negative_divisor=negative,
+        end_is_negative=grid.absmax_end < 0,
+    )
+
+
+def _zero_rank(
+    midpoints: tuple[Fraction, ...], ties: tuple[bool, ...], split: int | None
+) -> int:
+    """The rank that x = +0 takes."""
+    return sum(
+        middle < 0 or index == split or (middle == 0 and up)
+        for index, (middle, up) in enumerate(zip(midpoints, ties, strict=True))
+    )
+
+
+def _tie_goes_up(tie: str, middle: Fraction, low_code: int, high_code: int) -> bool:
+    match tie:
+        case "up":
+            return True
+        case "down":
+            return False
+        case "toward_zero":
+            return middle < 0
+        case "away":
+            return middle >= 0
+        case _:  # even: the neighbour with the even code; the lower if both or neither is
+            return high_code % 2 == 0 and low_code % 2 == 1
+
+
+def _divisors(scale: Scale, grid: Grid) -> tuple[Fraction, Fraction]:
+    if scale.rule == "argmax":
+        return abs(grid.absmax_end), abs(grid.absmax_end)
+    if scale.rule == "floor_log2":
+        power = Fraction(2) ** floor_log2(abs(grid.absmax_end))
+        return power, power if grid.low < 0 else Fraction(0)
+    return grid.high, max(-grid.low, Fraction(0))
+
+
+def _lut_bits(grid: Grid, code: int) -> int:
+    value = grid.values[code]
+    if value is None:
+        return NAN_BITS
+    return NEGATIVE_ZERO_BITS if code == grid.negative_zero else fp32_bits(float(value))
+
+
+def _scale_view(fmt: Format) -> ScaleView:
+    scale, word = fmt.scale, fmt.scale.word
+    number = word.number
+    fp32 = is_fp32_word(word)
+    magnitudes = () if fp32 else number.magnitudes()
+    above = [c for c, m in enumerate(magnitudes) if m is not None and m >= scale.minimum]
+    steps = [(a, b) for a, b in zip(above, above[1:], strict=False)]
+    rules = [_threshold(scale, magnitudes[a], magnitudes[b], b) for a, b in steps]
+    zero = number.magnitude(scale.zero_block)
+    return ScaleView(
+        container=word.container,
+        magnitude_bits=number.magnitude_bits,
+        magnitude_lsb=word.magnitude_lsb,
+        sign_bit=None if fmt.select.place == "scale.sign" else word.sign_bit,
+        is_fp32=fp32,
+        values_bits=tuple(NAN_BITS if m is None else fp32_bits(float(m)) for m in magnitudes),
+        ranks=() if fp32 else (scale.zero_block, *above),
+        points=tuple(point for point, _ in rules),
+        ties_up=tuple(up for _, up in rules),
+        nan_magnitude=number.nan_code,
+        signed_rule=scale.rule == "argmax",
+        has_tensor_scale=scale.tensor == "fp32",
+        shift=scale.shift,
+        minimum_bits=fp32_bits(float(scale.minimum)),
+        zero_bits=fp32_bits(float(zero or 0)),
+        largest=number.largest,
+        smallest_normal=number.smallest_normal,
+    )
+
+
+def _threshold(
+    scale: Scale, low: Fraction | None, high: Fraction | None, high_code: int
+) -> tuple[Fraction, bool]:
+    """The real scale from which the upper neighbour is stored, and whether it is included."""
+    if low is None or high is None:
+        raise ValueError("a threshold stands between two numbers")
+    if scale.rule == "floor_log2" or scale.rounding == "down":
+        return high, True
+    if scale.rounding == "up":
+        return low, False
+    return (low + high) / 2, high_code % 2 == 0
+
+
+def _below(bits: int) -> int:
+    """The bits of the largest binary32 number below the one with ``bits`` (not -inf or NaN)."""
+    if bits in (0, NEGATIVE_ZERO_BITS):
+        return NEGATIVE_ZERO_BITS | 1
+    return bits + 1 if bits & NEGATIVE_ZERO_BITS else bits - 1

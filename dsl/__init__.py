@@ -1,0 +1,62 @@
+"""The .fmt language: text to syntax tree and back. It knows nothing of what numbers mean."""
+
+from .ast import (
+    NOWHERE,
+    Arm,
+    Atom,
+    Binary,
+    Call,
+    Cite,
+    Clause,
+    Comments,
+    Expr,
+    File,
+    FormatDecl,
+    GridDecl,
+    Negate,
+    Number,
+    ScaleDecl,
+    SelectDecl,
+    Setting,
+    Span,
+    Text,
+    Word,
+)
+from .diagnostics import Diagnostic, FormatError, did_you_mean, nearest, render
+from .parser import Parsed, parse, parse_partial
+from .printer import print_expr, print_file
+from .wording import SYNTAX_CODES
+
+__all__ = [
+    "NOWHERE",
+    "SYNTAX_CODES",
+    "Arm",
+    "Atom",
+    "Binary",
+    "Call",
+    "Cite",
+    "Clause",
+    "Comments",
+    "Diagnostic",
+    "Expr",
+    "File",
+    "FormatDecl",
+    "FormatError",
+    "GridDecl",
+    "Negate",
+    "Number",
+    "Parsed",
+    "ScaleDecl",
+    "SelectDecl",
+    "Setting",
+    "Span",
+    "Text",
+    "Word",
+    "did_you_mean",
+    "nearest",
+    "parse",
+    "parse_partial",
+    "print_expr",
+    "print_file",
+    "render",
+]

@@ -1,0 +1,114 @@
+"""From Lark's parse tree to the syntax tree."""
+
+from __future__ import annotations
+
+import re
+
+from lark import Token, Transformer, v_args
+from lark.tree import Meta
+
+from .ast import (
+    Arm,
+    Atom,
+    Binary,
+    Call,
+    Cite,
+    Clause,
+    Expr,
+    File,
+    FormatDecl,
+    GridDecl,
+    Negate,
+    Number,
+    ScaleDecl,
+    SelectDecl,
+    Setting,
+    Span,
+    Text,
+    Word,
+)
+from .scanner import span_of
+
+
+def _span(meta: Meta) -> Span:
+    return Span(meta.line, meta.column, meta.end_line, meta.end_column)
+
+
+@v_args(meta=True, inline=True)
+class TreeBuilder(Transformer[Token, File]):
+    """Turns every rule and token of grammar.lark into its node. Comments come later."""
+
+    def NUMBER(self, token: Token) -> Number:  # noqa: N802 - Lark calls it by the token's name
+        return Number(str(token), span_of(token))
+
+    def STRING(self, token: Token) -> Text:  # noqa: N802
+        return Text(re.sub(r"\\([\"\\])", r"\1", token[1:-1]), span_of(token))
+
+    def FUNCTION(self, token: Token) -> Word:  # noqa: N802
+        return Word(str(token), span_of(token))
+
+    def file(self, _meta: Meta, *formats: FormatDecl) -> File:
+        return File(formats)
+
+    def format(self, meta: Meta, name: Word, title: Text | None, *clauses: Clause) -> FormatDecl:
+        return FormatDecl(name, title, clauses, _span(meta))
+
+    def cite(self, meta: Meta, source: Text) -> Cite:
+        return Cite(source, _span(meta))
+
+    def grid(self, meta: Meta, name: Word, atom: Atom | None) -> GridDecl:
+        short = Atom(Word(name.text, name.span), span=name.span)
+        return GridDecl(name, atom or short, _span(meta))
+
+    def scale(self, meta: Meta, word: Word, settings: tuple[Setting, ...] | None) -> ScaleDecl:
+        return ScaleDecl(word, settings, _span(meta))
+
+    def select(self, meta: Meta, bits: Number, place: Word, arms: tuple[Arm, ...]) -> SelectDecl:
+        return SelectDecl(bits, place, arms, _span(meta))
+
+    def setting(self, meta: Meta, key: Word, value: Word | Text | Expr) -> Setting:
+        return Setting(key, value, _span(meta))
+
+    def atom(
+        self,
+        meta: Meta,
+        kind: Word,
+        bits: Number | None,
+        body: list[Expr] | tuple[Setting, ...] | None,
+    ) -> Atom:
+        if isinstance(body, list):
+            return Atom(kind, bits, values=tuple(body), span=_span(meta))
+        return Atom(kind, bits, settings=body, span=_span(meta))
+
+    def values(self, _meta: Meta, *values: Expr) -> list[Expr]:
+        return list(values)
+
+    def settings(self, _meta: Meta, *settings: Setting) -> tuple[Setting, ...]:
+        return settings
+
+    def knobs(self, _meta: Meta, *settings: Setting) -> tuple[Setting, ...]:
+        return settings
+
+    def arms(self, _meta: Meta, *arms: Arm) -> tuple[Arm, ...]:
+        return arms
+
+    def arm(self, meta: Meta, index: Number, grid: Word) -> Arm:
+        return Arm(index, grid, _span(meta))
+
+    def place(self, _meta: Meta, name: Word) -> Word:
+        return name
+
+    def scale_place(self, meta: Meta, name: Word) -> Word:
+        return Word(f"scale.{name.text}", _span(meta))
+
+    def name(self, _meta: Meta, token: Token) -> Word:
+        return Word(str(token), span_of(token))
+
+    def binary(self, meta: Meta, left: Expr, op: Token, right: Expr) -> Binary:
+        return Binary(str(op), left, right, _span(meta))
+
+    def negate(self, meta: Meta, _minus: Token, operand: Expr) -> Negate:
+        return Negate(operand, _span(meta))
+
+    def call(self, meta: Meta, function: Word, *arguments: Expr) -> Call:
+        return Call(function, arguments, _span(meta))

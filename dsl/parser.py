@@ -1,0 +1,66 @@
+"""Reads .fmt text. Lark is imported by the first parse, not by this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .ast import File, Span
+from .comments import attach
+from .diagnostics import Diagnostic, FormatError
+from .scanner import MAX_LENGTH, open_parser, scan
+
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What could be read of a text.
+
+    Attributes:
+        file: the declarations without syntax errors.
+        diagnostics: the syntax errors, in source order; empty when the text is well formed.
+        damaged: first words of the clauses that were left out of ``file`` (``"scale"``,
+            ``"block"``), so that nobody complains that they are missing. With ``"format"``
+            in it, whole declarations or names of declarations are missing.
+    """
+
+    file: File
+    diagnostics: tuple[Diagnostic, ...]
+    damaged: frozenset[str]
+
+
+def parse(text: str, filename: str = "<text>") -> File:
+    """Parse a .fmt text of at most 1 MiB characters; line ends may be LF or CRLF.
+
+    Raises:
+        FormatError: with every syntax error of the text.
+    """
+    parsed = parse_partial(text, filename)
+    if parsed.diagnostics:
+        raise FormatError(parsed.diagnostics, text, filename)
+    return parsed.file
+
+
+def parse_partial(text: str, filename: str = "<text>") -> Parsed:  # noqa: ARG001
+    """Parse what can be parsed of a .fmt text; never raises for what the text says."""
+    text = text.removeprefix(_BYTE_ORDER_MARK)
+    if len(text) > MAX_LENGTH:
+        return Parsed(File(()), (_too_large(text),), frozenset({"format"}))
+
+    from .builder import TreeBuilder  # noqa: PLC0415 - these two import Lark
+    from .recovery import read  # noqa: PLC0415
+
+    scanned = scan(text)
+    recovered = read(open_parser(""), scanned)
+    tree = attach(TreeBuilder().transform(recovered.tree), scanned.comments)
+    place = sorted(recovered.diagnostics, key=lambda d: (d.span.line, d.span.column, d.code))
+    return Parsed(tree, tuple(place), recovered.damaged)
+
+
+def _too_large(text: str) -> Diagnostic:
+    return Diagnostic(
+        "E0105",
+        f"the text has {len(text)} characters",
+        Span(1, 1, 1, 2),
+        expected=f"at most {MAX_LENGTH} (1 MiB)",
+    )

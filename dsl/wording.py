@@ -1,0 +1,130 @@
+"""How the parser talks: the table of syntax error codes, and tokens in the language's own words."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+#: What each code stands for. Codes are stable: a code is never given a second meaning.
+SYNTAX_CODES = {
+    "E0101": "text that cannot stand here",
+    "E0102": "a string without its closing quote",
+    "E0103": "a missing closing brace",
+    "E0104": "a character that the language does not have",
+    "E0105": "a text too large, or an expression too deep",
+    "E0106": "an unknown escape in a string",
+    "E0107": "a malformed number",
+    "E0108": "a setting without a value",
+    "E0109": "an unknown clause",
+    "E0110": "text outside any format",
+    "E0111": "a missing or a wrong separator",
+    "E0112": "a comment in another language's style",
+}
+
+#: The reserved words that begin a clause.
+CLAUSES = ("cite", "grid", "scale", "select")
+
+A_CLAUSE = "a clause (cite, grid, scale, select) or a setting such as 'block 16'"
+
+#: Groups of terminals that read as one thing, widest first, each with what it also covers.
+_GROUPS = (
+    ({"CITE", "GRID"}, {"SCALE", "SELECT", "NAME", "BIT", "BITS", "AT"}, A_CLAUSE),
+    (
+        {"NAME", "STRING", "NUMBER"},
+        {"BIT", "BITS", "AT", "FUNCTION", "MINUS", "LPAR"},
+        "a value: a word, a number or a string in double quotes",
+    ),
+    ({"NAME", "NUMBER", "MINUS"}, {"BIT", "BITS", "AT", "FUNCTION", "LPAR"}, "values or settings"),
+    ({"NAME", "SCALE"}, {"BIT", "BITS", "AT"}, "a place such as 'scale.sign'"),
+    ({"NAME", "RBRACE"}, {"BIT", "BITS", "AT"}, "a setting such as 'rule absmax' or '}'"),
+    ({"NUMBER", "MINUS", "LPAR"}, {"FUNCTION"}, "a number"),
+    ({"NAME"}, {"BIT", "BITS", "AT"}, "a name"),
+    ({"BIT", "BITS"}, set(), "'bit'"),
+)
+
+_OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "CARET"}
+
+_WORDS = {
+    "AT": "'at'",
+    "CARET": "'^'",
+    "COLON": "':'",
+    "COMMA": "','",
+    "DOT": "'.'",
+    "EQUAL": "'='",
+    "FORMAT": "'format'",
+    "FUNCTION": "a function",
+    "LBRACE": "'{'",
+    "LPAR": "'('",
+    "NUMBER": "a number",
+    "RBRACE": "'}'",
+    "RPAR": "')'",
+    "STRING": "a string in double quotes",
+}
+
+
+def expected_words(accepted: Iterable[str]) -> str | None:
+    """What could have stood there, given the terminals that the parser accepts there."""
+    left = {name for name in accepted if name != "$END"}
+    if left - _OPERATORS:
+        left -= _OPERATORS - ({"MINUS"} if "NUMBER" in left else set())
+    parts = []
+    for core, also, words in _GROUPS:
+        if core <= left:
+            left -= core | also
+            parts.append(words)
+    parts += sorted(_WORDS[name] for name in left if name in _WORDS)
+    if not parts:
+        return None
+    return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def token_words(kind: str, text: str) -> str:
+    """A token as it is named in a message."""
+    if kind == "NUMBER":
+        return f"number '{text}'"
+    if kind == "STRING":
+        return f"string {text}" if len(text) <= 40 else "string"
+    return f"'{text}'" if len(text) <= 40 else f"'{text[:39]}…'"
+
+
+def character_words(character: str) -> str:
+    """A character as it is named in a message, also where it cannot be seen."""
+    if character.isprintable() and not character.isspace():
+        return f"'{character}'"
+    name = unicodedata.name(character, "")
+    return f"U+{ord(character):04X}" + (f" ({name})" if name else "")
+
+
+def character_hint(character: str) -> str | None:
+    """The way out for a character that is often typed by mistake."""
+    if character == ";":
+        return "a clause ends where the next one starts: it needs no ';'"
+    if character in "“”„«»'‘’`":  # what word processors make of a quote
+        return 'strings stand in plain double quotes: "text"'
+    if character in "[]":
+        return "lists stand in braces: { -1, 0, 1 }"
+    if character in "−–—":
+        return "write a plain '-'"
+    if character in "×·⋅":
+        return "write '*'"
+    if character == "÷":
+        return "write '/'"
+    if character.isspace():
+        return "write a plain blank"
+    return None
+
+
+def number_hint(text: str) -> str | None:
+    """The way out for a malformed number."""
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    if text.lower().startswith(("0x", "0b", "0o")):
+        return "numbers are decimal: write 255, 1e-3, 7/8 or 2^-6"
+    if text.startswith("."):
+        return f"write '0{text}'"
+    if text.endswith("."):
+        return f"write '{text[:-1]}' or '{text}0'"
+    if "_" in text:
+        return f"write '{text.replace('_', '')}'"
+    if digits.isdigit() and digits != text:
+        return f"put a blank between them: '{digits} {text[len(digits) :]}'"
+    return "numbers are written 16, 0.25, 1e-3, 7/8 or 2^-6"
