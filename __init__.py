@@ -1,0 +1,75 @@
+"""fmtc: a compiler for the number formats that large language models are quantized to.
+
+>>> import fmtc
+>>> fmt = fmtc.load("po2_nf4")
+>>> q = fmt.quantize(x)  # NumPy array or torch tensor, any shape  # doctest: +SKIP
+>>> q.dequantize(), q.nbytes  # doctest: +SKIP
+
+Importing this package loads neither NumPy nor torch: names are fetched when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .compiler.resolve import compile_text
+    from .dsl.diagnostics import FormatError
+    from .formats import UnknownFormat, names
+    from .runtime.backend import BackendUnavailable
+    from .runtime.checkpoint import read_checkpoint, write_checkpoint
+    from .runtime.errors import CorruptFile, MissingPackage, RefusedInput, UnusableModel
+    from .runtime.format import Format, load
+    from .runtime.quantized import QuantizedTensor
+
+_HOMES = {
+    "BackendUnavailable": ".runtime.backend",
+    "CorruptFile": ".runtime.errors",
+    "Format": ".runtime.format",
+    "FormatError": ".dsl.diagnostics",
+    "QuantizedTensor": ".runtime.quantized",
+    "UnknownFormat": ".formats",
+    "compile_text": ".compiler.resolve",
+    "MissingPackage": ".runtime.errors",
+    "RefusedInput": ".runtime.errors",
+    "UnusableModel": ".runtime.errors",
+    "load": ".runtime.format",
+    "names": ".formats",
+    "read_checkpoint": ".runtime.checkpoint",
+    "write_checkpoint": ".runtime.checkpoint",
+}
+
+__all__ = [
+    "BackendUnavailable",
+    "CorruptFile",
+    "Format",
+    "FormatError",
+    "MissingPackage",
+    "QuantizedTensor",
+    "RefusedInput",
+    "UnknownFormat",
+    "UnusableModel",
+    "__version__",
+    "compile_text",
+    "load",
+    "names",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from its home when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fmtc' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted(__all__)

@@ -23,16 +23,12 @@ class Span:
 NOWHERE = Span(0, 0, 0, 0)
 
 
-def _span() -> Span:
-    return field(default=NOWHERE, compare=False, repr=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Word:
     """A name, a keyword value such as ``absmax``, or a dotted place such as ``scale.sign``."""
 
     text: str
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +36,7 @@ class Text:
     """A string literal; ``text`` is its meaning, without quotes or escapes."""
 
     text: str
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,7 @@ class Number:
     """An unsigned numeric literal, kept as written (``0.25``, ``16``, ``1e-3``)."""
 
     text: str
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class Negate:
     """``-operand``."""
 
     operand: Expr
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ class Binary:
     op: str
     left: Expr
     right: Expr
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ class Call:
 
     function: Word
     arguments: tuple[Expr, ...]
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 Expr = Number | Negate | Binary | Call
@@ -98,7 +94,7 @@ class Setting:
 
     key: Word
     value: Word | Text | Expr
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
 
 
@@ -107,7 +103,7 @@ class Cite:
     """``cite "source"``: where the format comes from."""
 
     source: Text
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
 
 
@@ -123,7 +119,7 @@ class Atom:
     bits: Number | None = None
     values: tuple[Expr, ...] | None = None
     settings: tuple[Setting, ...] | None = None
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +128,7 @@ class GridDecl:
 
     name: Word
     atom: Atom
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
 
 
@@ -142,7 +138,7 @@ class ScaleDecl:
 
     word: Word
     settings: tuple[Setting, ...] | None = None
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
 
 
@@ -152,7 +148,7 @@ class Arm:
 
     index: Number
     grid: Word
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +158,7 @@ class SelectDecl:
     bits: Number
     place: Word
     arms: tuple[Arm, ...]
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
 
 
@@ -176,7 +172,7 @@ class FormatDecl:
     name: Word
     title: Text | None
     clauses: tuple[Clause, ...]
-    span: Span = _span()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
     footer: tuple[str, ...] = ()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from lark import Token, Transformer, v_args
-from lark.tree import Meta
 
 from .ast import (
     Arm,
@@ -28,6 +28,9 @@ from .ast import (
     Word,
 )
 from .scanner import span_of
+
+if TYPE_CHECKING:
+    from lark.tree import Meta
 
 
 def _span(meta: Meta) -> Span:

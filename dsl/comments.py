@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from .ast import Clause, Comments, File, FormatDecl, GridDecl, ScaleDecl, Setting, Span
-from .scanner import Comment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .scanner import Comment
 
 
 def attach(file: File, comments: Sequence[Comment]) -> File:
@@ -89,7 +92,7 @@ def _settings(
     """Settings with their comments, and the comments of none of them."""
     before, body = _split(notes.inside, header.end_line)
     settings, after = _clauses(nodes, body)
-    return cast(tuple[Setting, ...], settings), [*before, *after]
+    return cast("tuple[Setting, ...]", settings), [*before, *after]
 
 
 def _split(comments: Sequence[Comment], header_line: int) -> tuple[list[Comment], list[Comment]]:

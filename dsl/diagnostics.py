@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .ast import Span
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .ast import Span
 
 
 @dataclass(frozen=True, slots=True)

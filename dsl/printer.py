@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .ast import (
     Atom,
@@ -24,6 +24,9 @@ from .ast import (
     Word,
 )
 from .scanner import FORBIDDEN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Longest line, in characters, where a line can be broken; comments do not count.
 WIDTH = 100

@@ -11,15 +11,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from copy import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lark import Token, Tree
 from lark.exceptions import UnexpectedToken
-from lark.parsers.lalr_interactive_parser import InteractiveParser
 
-from .ast import Span
 from .diagnostics import Diagnostic, did_you_mean, nearest
 from .scanner import BAD_TOKENS, Scan, span_of
 from .wording import A_CLAUSE, CLAUSES, expected_words, token_words
+
+if TYPE_CHECKING:
+    from lark.parsers.lalr_interactive_parser import InteractiveParser
+
+    from .ast import Span
 
 #: Reading stops after this many faults: what follows is seldom about the text.
 MAX_FAULTS = 50

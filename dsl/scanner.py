@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,8 @@ from .diagnostics import Diagnostic
 from .wording import character_hint, character_words, number_hint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lark import Lark, Token
     from lark.parsers.lalr_interactive_parser import InteractiveParser
 

@@ -1,0 +1,200 @@
+"""How the command line shows things: tables, progress, errors. Everything else returns data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .dsl.diagnostics import FormatError
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors that are the input's, not the program's."""
+    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+    from .formats import UnknownFormat  # noqa: PLC0415
+    from .runtime import errors  # noqa: PLC0415
+    from .runtime.backend import BackendUnavailable  # noqa: PLC0415
+
+    return (
+        FormatError,
+        UnknownFormat,
+        BackendUnavailable,
+        errors.CorruptFile,
+        errors.MissingPackage,
+        errors.RefusedInput,
+        errors.UnusableModel,
+        OSError,
+    )
+
+
+def bad_input(error: Exception) -> None:
+    """Print what is wrong with the input, on stderr."""
+    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+
+    if isinstance(error, FormatError):
+        click.echo(str(error), err=True)
+        count = len(error.diagnostics)
+        click.echo(f"\n{error.filename}: {count} fault{'s' * (count != 1)}", err=True)
+    else:
+        click.echo(f"error: {error}", err=True)
+
+
+def faults(error: FormatError) -> list[dict[str, Any]]:
+    """The diagnostics of a report as JSON-ready values."""
+    return [
+        {
+            "code": d.code,
+            "line": d.span.line,
+            "column": d.span.column,
+            "end_line": d.span.end_line,
+            "end_column": d.span.end_column,
+            "message": d.message,
+            "expected": d.expected,
+            "hint": d.hint,
+        }
+        for d in error.diagnostics
+    ]
+
+
+def json_out(value: Any) -> None:
+    """Print JSON on stdout."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(rows: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
+    """Print rows with the same keys as a table, or as JSON."""
+    if as_json:
+        json_out(list(rows))
+        return
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key, value in (rows[0] if rows else {}).items():
+        shown.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        shown.add_row(*(_cell(value) for value in row.values()))
+    _rich().print(shown)
+
+
+def datasheet(sheet: dict[str, Any]) -> None:
+    """Print a format's datasheet."""
+    click.echo(f"{sheet['name']}: {sheet['title']}".rstrip(": "))
+    for cite in sheet["cites"]:
+        click.echo(f"  from {cite}")
+    click.echo(f"  hash {sheet['hash']}\n")
+    scale, select = sheet["scale"], sheet["select"]
+    click.echo(
+        f"{sheet['bpw']:g} bits per weight: {sheet['code_bits']}-bit codes, "
+        f"{scale['container']}-bit scale word a block of {sheet['block']}"
+        + (f", {select['bits']}-bit select field" if select["place"] == "field" else "")
+    )
+    click.echo(f"scale word {scale['word']}: {scale['diagram']}  (most significant bit first)")
+    if select["bits"]:
+        click.echo(f"select: {select['bits']} bit at {select['place']} (u)")
+    hosting = sheet["hosting"]
+    click.echo(
+        f"hosted in {hosting['host']}: value = coefficient * 2^(shift{hosting['exponent']:+d})"
+        if hosting
+        else "no HIF host holds the grids exactly: hardware decodes to fixed point"
+    )
+    click.echo()
+    _grids(sheet)
+    table(
+        [
+            {
+                "policy": choice["knob"],
+                "value": choice["value"] + ("" if choice["said"] else "  (default)"),
+                "meaning": choice["meaning"],
+            }
+            for choice in sheet["choices"]
+        ]
+    )
+
+
+def _grids(sheet: dict[str, Any]) -> None:
+    """One row a code for up to 16 codes, else the values alone."""
+    grids = sheet["grids"]
+    if 1 << sheet["code_bits"] > 16:
+        for grid in grids:
+            values = sorted(c["value"] for c in grid["codes"] if c["value"] is not None)
+            click.echo(f"grid {grid['name']} = {grid['atom']}: {len(values)} values")
+            click.echo(click.wrap_text(", ".join(f"{v:g}" for v in values), 96, "  ", "  "))
+        return
+    rows = []
+    for code in range(1 << sheet["code_bits"]):
+        row: dict[str, Any] = {"code": f"{code:0{sheet['code_bits']}b}"}
+        for grid in grids:
+            entry = grid["codes"][code]
+            row[grid["name"]] = "NaN" if entry["value"] is None else f"{entry['value']:.9g}"
+            if entry["hif"]:
+                row[f"{grid['name']} c<<s"] = "{coefficient}<<{shift}".format(**entry["hif"])
+        rows.append(row)
+    table(rows)
+
+
+@contextmanager
+def progress(title: str, total: int | None) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr that steps once a call; it is seen on a terminal only."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_rich(err=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        started = False
+
+        def step(what: str) -> None:
+            nonlocal started
+            bar.update(task, description=f"{title}: {what}", advance=int(started))
+            started = True
+
+        yield step
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work that reports (what, done, total)."""
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_rich(err=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def step(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield step
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rich(*, err: bool = False) -> Any:
+    from rich.console import Console  # noqa: PLC0415
+
+    stream = sys.stderr if err else sys.stdout
+    # A pipe has no width: keep rows whole there.
+    width = None if stream.isatty() else 160
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)

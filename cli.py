@@ -1,0 +1,262 @@
+"""The command line: ``fmtc COMMAND``.
+
+Exit codes: 0 all is well, 1 a difference or a failure, 2 bad input. Commands import what they
+need when they run, so that ``fmtc --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .runtime.format import Format
+
+TARGETS = ("c", "triton", "verilog", "vectors")
+BACKENDS = ("auto", "reference", "c", "triton")
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+class _Commands(click.Group):
+    """A group that turns the errors of a user's input into a message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from ._console import bad_input, user_errors  # noqa: PLC0415
+
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.ClickException:
+            raise
+        except user_errors() as error:
+            bad_input(error)
+            ctx.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fmtc")
+def cli() -> None:
+    """A compiler for the number formats that large language models are quantized to.
+
+    FORMAT is the name of a shipped format (see `fmtc list`) or the path of a .fmt file.
+    """
+
+
+@cli.command("list")
+@_json
+def list_(as_json: bool) -> None:
+    """List the shipped formats."""
+    from . import _console, formats  # noqa: PLC0415
+
+    rows = []
+    for name in formats.names():
+        fmt = formats.load(name)
+        rows.append(
+            {
+                "name": name,
+                "bpw": fmt.bpw,
+                "block": fmt.block,
+                "grids": len(fmt.grids),
+                "scale": fmt.scale.word.name,
+                "title": fmt.title,
+            }
+        )
+    _console.table(rows, as_json=as_json)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@_json
+@click.pass_context
+def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
+    """Check .fmt files and report every fault of each."""
+    from . import _console, formats  # noqa: PLC0415
+    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+
+    rows: list[dict[str, Any]] = []
+    failed = False
+    for file in files:
+        try:
+            fmt = formats.load(file)
+        except FormatError as error:
+            failed = True
+            rows.append({"file": file, "ok": False, "faults": _console.faults(error)})
+            if not as_json:
+                _console.bad_input(error)
+        else:
+            rows.append({"file": file, "ok": True, "name": fmt.name, "hash": fmt.content_hash})
+            if not as_json:
+                click.echo(
+                    f"{file}: ok ({fmt.name}, {fmt.bpw:g} bpw, hash {fmt.content_hash[:16]})"
+                )
+    if as_json:
+        _console.json_out(rows)
+    ctx.exit(2 if failed else 0)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file would.")
+@click.option("-o", "out", metavar="-", type=click.Choice(["-"]), help="Print instead of writing.")
+@click.pass_context
+def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str | None) -> None:
+    """Rewrite .fmt files in the canonical layout."""
+    from . import formats  # noqa: PLC0415
+    from .dsl.parser import parse  # noqa: PLC0415
+    from .dsl.printer import print_file  # noqa: PLC0415
+    from .runtime.atomic import write_atomically  # noqa: PLC0415
+
+    different = False
+    for path in files:
+        text = formats.read_text(path)
+        canonical = print_file(parse(text, str(path)))
+        if out:
+            click.echo(canonical, nl=False)
+        elif canonical != text:
+            different = True
+            if not only_check:
+                write_atomically(path, canonical.encode())
+            click.echo(f"{path}: {'would be rewritten' if only_check else 'rewritten'}")
+    ctx.exit(1 if different and only_check else 0)
+
+
+@cli.command()
+@click.argument("format_name", metavar="FORMAT")
+@click.option("--as", "form", type=click.Choice(["table", "fmt"]), default="table", show_default=True)
+@_json
+def show(format_name: str, form: str, as_json: bool) -> None:
+    """Print a format's datasheet: grids, scale word, layout and every policy."""
+    from . import _console, formats  # noqa: PLC0415
+    from .compiler.describe import datasheet  # noqa: PLC0415
+
+    value = formats.load(format_name)
+    if as_json:
+        _console.json_out(datasheet(value))
+    elif form == "fmt":
+        click.echo(value.source, nl=False)
+    else:
+        _console.datasheet(datasheet(value))
+
+
+@cli.command()
+@click.argument("format_name", metavar="FORMAT")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--target", default=",".join(TARGETS), show_default=True, metavar="LIST")
+@_json
+def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
+    """Generate kernels, RTL and vectors into DIR, one folder a target."""
+    from . import _console, codegen, formats  # noqa: PLC0415
+    from .runtime.atomic import write_atomically  # noqa: PLC0415
+
+    targets = [name.strip() for name in target.split(",") if name.strip()]
+    for name in targets:
+        if name not in TARGETS:
+            raise click.BadParameter(f"'{name}' is none of {', '.join(TARGETS)}", param_hint="--target")
+    value = formats.load(format_name)
+    rows = []
+    with _console.progress("generating", len(targets)) as step:
+        for name in targets:
+            step(name)
+            for file, text in codegen.emit(value, name).items():
+                write_atomically(out / name / file, text.encode())
+                rows.append({"target": name, "file": str(out / name / file), "bytes": len(text)})
+    write_atomically(out / f"{value.name}.fmt", value.source.encode())
+    _console.table(rows, as_json=as_json)
+
+
+@cli.command()
+@click.argument("format_name", metavar="FORMAT")
+@click.option("--cases", default=100_000, show_default=True, help="Random values a back end.")
+@click.option("--quick", is_flag=True, help="Leave out RTL simulation and offline GPU compilation.")
+@_json
+@click.pass_context
+def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_json: bool) -> None:
+    """Test a format across all back ends: exhaustively, at every tie, and with Hypothesis."""
+    from . import _console  # noqa: PLC0415
+    from .runtime.verify import verify_format  # noqa: PLC0415
+
+    value = _load(format_name)
+    with _console.progress(f"verifying {value.name}", None) as step:
+        results = verify_format(value, cases=cases, quick=quick, progress=step)
+    _console.table([result.row() for result in results], as_json=as_json)
+    failed = sum(result.status == "failed" for result in results)
+    skipped = sum(result.status == "skipped" for result in results)
+    if not as_json:
+        total = sum(result.cases for result in results)
+        click.echo(
+            f"{value.name}: {len(results) - failed - skipped} passed, {failed} failed, "
+            f"{skipped} skipped; {total:,} cases"
+        )
+        for result in results:
+            if result.status == "failed":
+                click.echo(f"\nFAILED {result.check}\n{result.detail}", err=True)
+    ctx.exit(1 if failed else 0)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-f", "--format", "format_name", required=True, metavar="FORMAT")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="OUT")
+@click.option("--backend", default="auto", show_default=True, type=click.Choice(BACKENDS))
+@_json
+def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bool) -> None:
+    """Quantize the linear weights of MODEL into the checkpoint folder OUT.
+
+    MODEL is a Hugging Face folder with safetensors, a .safetensors file or a .gguf file.
+    """
+    from . import _console  # noqa: PLC0415
+    from .runtime.checkpoint import MANIFEST, write_checkpoint  # noqa: PLC0415
+    from .runtime.sources import open_source  # noqa: PLC0415
+
+    value = _load(format_name)
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise click.BadParameter(f"'{out}' exists and is no fmtc checkpoint", param_hint="-o")
+    if model.exists() and out.resolve() == model.resolve():
+        raise click.BadParameter("OUT is the model itself", param_hint="-o")
+    source = open_source(model)
+    with _console.steps() as step:
+        checkpoint = write_checkpoint(source, value, out, backend=backend, progress=step)
+        totals = checkpoint.totals(source, step)
+    _console.table(
+        [
+            {
+                "format": value.name,
+                "tensors": len(checkpoint.quantized_names),
+                "weights": totals.weights,
+                "bpw": totals.bpw,
+                "NMSE": totals.nmse,
+                "out": str(out),
+            }
+        ],
+        as_json=as_json,
+    )
+
+
+@cli.command()
+@click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
+@click.option("--on", "data", default="gaussian", show_default=True, metavar="gaussian|MODEL")
+@_json
+def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
+    """Compare formats by bits per weight and error on Gaussian data or a model's weights."""
+    from . import _console  # noqa: PLC0415
+    from .runtime.compare import compare_formats  # noqa: PLC0415
+
+    values = [_load(name) for name in format_names]
+    with _console.steps() as step:
+        rows = compare_formats(values, data, progress=step)
+    _console.table(rows, as_json=as_json)
+
+
+def _load(format_name: str) -> Format:
+    from .runtime.format import load  # noqa: PLC0415
+
+    return load(format_name)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

@@ -1,0 +1,180 @@
+"""What the C templates are filled with: a view's numbers, spelled as C constants."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+
+from ...compiler.exact import fp32_from_bits
+from ...compiler.view import GridView, View
+
+#: Elements that a row's codes are unpacked by, at least: a few hundred bytes of stack.
+_CHUNK = 256
+
+_LANES = 8
+_DOUBLE_LANES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CGrid:
+    """One grid as C source: constants are C literals, one per entry.
+
+    Attributes:
+        name: the grid's name, an identifier.
+        midpoints: doubles, padded with infinity (which no element lies above).
+        inclusive: -1 where an element on the threshold takes the upper rank, else 0.
+        quotients: floats, padded with infinity.
+        order: rank -> code.
+        zero_split: whether -0 and +0 have codes of their own.
+        positive_divisor, negative_divisor: floats.
+        end_is_negative: the endpoint of rule argmax is the negative one.
+    """
+
+    name: str
+    midpoints: tuple[str, ...]
+    inclusive: tuple[int, ...]
+    quotients: tuple[str, ...]
+    order: tuple[int, ...]
+    zero_split: int
+    positive_divisor: str
+    negative_divisor: str
+    end_is_negative: int
+
+
+def context_of(view: View) -> dict[str, object]:
+    """The values of a view that ``format.c.j2`` and ``format.h.j2`` are rendered with."""
+    fmt, scale = view.format, view.scale
+    whole = lcm(fmt.block, 8)
+    count = max(len(grid.midpoints) for grid in view.grids)
+    padded = -(-count // _DOUBLE_LANES) * _DOUBLE_LANES
+    return {
+        "view": view,
+        "scale": scale,
+        "block": fmt.block,
+        "code_bits": fmt.code_bits,
+        "codes": 1 << fmt.code_bits,
+        "lut_row": max(_LANES, 1 << fmt.code_bits),
+        "lut": _lut(view),
+        "chunk": whole * max(1, _CHUNK // whole),
+        "high_first": fmt.order == "high_first",
+        "streams": {stream.name: stream for stream in fmt.streams},
+        "select_count": 1 << fmt.select.bits,
+        "select_bits": fmt.select.bits,
+        "select_place": fmt.select.place,
+        "select_positions": fmt.select.positions,
+        "select_words": [_select_word(view, index) for index in range(len(view.grids))],
+        "policies": fmt.policies,
+        "exact": fmt.policies.compare == "exact",
+        "thresholds": count,
+        "thresholds_padded": padded,
+        "grids": [_c_grid(grid, padded) for grid in view.grids],
+        "any_inclusive": any(any(grid.ties_up) for grid in view.grids),
+        "any_zero_split": any(grid.zero_split is not None for grid in view.grids),
+        "identity_order": all(grid.order == tuple(range(len(grid.order))) for grid in view.grids),
+        "one_sided": all(g.positive_divisor == g.negative_divisor for g in view.grids),
+        "zero_code": view.grids[0].zero_code,
+        "scale_values": [float_literal(fp32_from_bits(bits)) for bits in scale.values_bits],
+        "first_rank": _first_rank(view),
+        "scale_steps": max(0, len(scale.ranks) - 1),
+        "scale_minimum": float_literal(fp32_from_bits(scale.minimum_bits)),
+        "scale_zero": float_literal(fp32_from_bits(scale.zero_bits)),
+        "pack_steps": _pack_steps(fmt.code_bits),
+    }
+
+
+def float_literal(value: float) -> str:
+    """A binary32 number as an exact C constant."""
+    if math.isnan(value):
+        return "NAN"
+    return _hex(value) + "f"
+
+
+def double_literal(value: float) -> str:
+    """A binary64 number as an exact C constant; infinity as the macro of <math.h>."""
+    return "INFINITY" if math.isinf(value) else _hex(value)
+
+
+def _hex(value: float) -> str:
+    mantissa, exponent = value.hex().split("p")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
+
+
+def _c_grid(grid: GridView, padded: int) -> CGrid:
+    midpoints = [
+        math.inf if index == grid.zero_split else _signed_midpoint(midpoint, up)
+        for index, (midpoint, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True))
+    ]
+    inclusive = [
+        -int(up and index != grid.zero_split) for index, up in enumerate(grid.ties_up)
+    ]
+    quotients = [
+        "INFINITY" if index == grid.zero_split else float_literal(fp32_from_bits(bits))
+        for index, bits in enumerate(grid.quotient_bits)
+    ]
+    spare = padded - len(midpoints)
+    return CGrid(
+        name=grid.name,
+        midpoints=tuple(double_literal(m) for m in (*midpoints, *[math.inf] * spare)),
+        inclusive=(*inclusive, *[0] * spare),
+        quotients=(*quotients, *["INFINITY"] * spare),
+        order=grid.order,
+        zero_split=int(grid.zero_split is not None),
+        positive_divisor=float_literal(float(grid.positive_divisor)),
+        negative_divisor=float_literal(float(grid.negative_divisor)),
+        end_is_negative=int(grid.end_is_negative),
+    )
+
+
+def _signed_midpoint(midpoint: Fraction, up: bool) -> float:
+    # -0, so that the next number below scale * midpoint is one bit pattern away.
+    return -0.0 if midpoint == 0 and up else float(midpoint)
+
+
+def _lut(view: View) -> list[dict[str, object]]:
+    """Decode tables by select index: C floats with their codes and decimal values."""
+    size = 1 << view.format.code_bits
+    names = [grid.name for grid in view.grids]
+    tables = []
+    for select in range(1 << view.format.select.bits):
+        row = [fp32_from_bits(bits) for bits in view.decode_bits[select * size :][:size]]
+        entries = [(float_literal(v), code, f"{v:.9g}") for code, v in enumerate(row)]
+        name = names[select] if select < len(names) else "no grid has this index"
+        tables.append({"name": name, "entries": entries})
+    return tables
+
+
+def _select_word(view: View, index: int) -> int:
+    positions = reversed(view.format.select.positions)
+    return sum(1 << position for i, position in enumerate(positions) if index >> i & 1)
+
+
+def _first_rank(view: View) -> int:
+    """The magnitude code of rank 1: ranks count up from it without a gap."""
+    ranks = view.scale.ranks
+    if not ranks:
+        return 0
+    if any(code != ranks[1] + i for i, code in enumerate(ranks[1:])):
+        raise ValueError(f"the scale codes of '{view.format.name}' are not consecutive")
+    return ranks[1]
+
+
+def _pack_steps(bits: int) -> list[dict[str, object]]:
+    """Three steps that squeeze 8 fields from bytes to ``bits`` each; backwards they spread.
+
+    In each step every lane of ``lane`` bits holds two fields of ``field`` bits, one in its low
+    half and one in its high half; the high one moves down by ``shift`` to touch the low one.
+    """
+    steps = []
+    for lane, field in ((16, bits), (32, 2 * bits), (64, 4 * bits)):
+        ones = sum(((1 << field) - 1) << start for start in range(0, 64, lane))
+        steps.append(
+            {
+                "shift": lane // 2 - field,
+                "low": f"0x{ones:016x}u",
+                "high": f"0x{ones << field & (1 << 64) - 1:016x}u",
+                "spread": f"0x{ones << (lane // 2) & (1 << 64) - 1:016x}u",
+            }
+        )
+    return steps

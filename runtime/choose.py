@@ -1,0 +1,67 @@
+"""Which back end does the work: the fastest that this machine has, or the one asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+from ..compiler.format import Format
+from .backend import Backend, BackendUnavailable, ReferenceBackend
+
+
+def _c(fmt: Format) -> Backend:
+    from .c_backend import CBackend  # noqa: PLC0415 - back ends load when first used
+
+    return CBackend(fmt)
+
+
+def _triton(fmt: Format) -> Backend:
+    from .triton_backend import TritonBackend  # noqa: PLC0415 - imports torch and triton
+
+    return TritonBackend(fmt)
+
+
+#: Name -> how to get it. ``reference`` is the arbiter of all others.
+BACKENDS: dict[str, Callable[[Format], Backend]] = {
+    "reference": ReferenceBackend,
+    "c": _c,
+    "triton": _triton,
+}
+
+_noticed: set[str] = set()
+
+
+@lru_cache(maxsize=64)
+def _make(fmt: Format, name: str) -> Backend | BackendUnavailable:
+    try:
+        return BACKENDS[name](fmt)
+    except BackendUnavailable as reason:
+        return reason
+
+
+def backend_for(fmt: Format, name: str = "auto") -> Backend:
+    """The back end called ``name``; ``auto`` is C, or the reference after one notice.
+
+    Raises:
+        ValueError: there is no back end of that name.
+        BackendUnavailable: it is not to be had on this machine.
+    """
+    if name == "auto":
+        made = _make(fmt, "c")
+        if isinstance(made, BackendUnavailable):
+            _notice(f"fmtc works with the slower NumPy reference: {made}")
+            return ReferenceBackend(fmt)
+        return made
+    if name not in BACKENDS:
+        raise ValueError(f"no back end '{name}'; there are auto, {', '.join(BACKENDS)}")
+    made = _make(fmt, name)
+    if isinstance(made, BackendUnavailable):
+        raise made
+    return made
+
+
+def _notice(message: str) -> None:
+    if message not in _noticed:
+        _noticed.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,250 @@
+"""Tensors packed in a format: quantize, dequantize, save, load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._version import __version__
+from ..compiler.reference import TensorLevel, calibrate, chunks
+from ..compiler.resolve import compile_text
+from ..dsl.diagnostics import FormatError
+from .arrays import DTYPES, Rows, from_rows, to_rows
+from .atomic import write_atomically
+from .backend import F32, U8
+from .choose import backend_for
+from .errors import CorruptFile, RefusedInput, missing
+from .format import Format
+
+#: The key of a safetensors file's metadata that holds ours.
+METADATA_KEY = "fmtc"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A tensor as packed bytes.
+
+    Attributes:
+        format: what the bytes mean.
+        shape: the tensor's shape; the last axis is blocked.
+        dtype: the name of its element type, which ``dequantize`` returns to.
+        framework: ``numpy`` or ``torch``.
+        level: the second scale level.
+        streams: stream name -> uint8 [rows, bytes]; rows are all axes but the last.
+    """
+
+    format: Format
+    shape: tuple[int, ...]
+    dtype: str
+    framework: str
+    level: TensorLevel
+    streams: Mapping[str, U8]
+    device: str = field(default="cpu", compare=False)
+
+    @property
+    def length(self) -> int:
+        """Elements per row."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes: every stream, and four for a second level where the format has one."""
+        has_level = self.format.scale.tensor == "fp32" or self.format.scale.shift is None
+        return sum(s.nbytes for s in self.streams.values()) + 4 * has_level
+
+    @property
+    def bpw(self) -> float:
+        """Stored bits per element of this very tensor; NaN when it is empty."""
+        count = math.prod(self.shape)
+        return 8 * self.nbytes / count if count else math.nan
+
+    def to_float32(self, *, backend: str = "auto") -> F32:
+        """The decoded values: float32 [rows, length]."""
+        return backend_for(self.format, backend).decode(
+            dict(self.streams), self.length, self.level
+        )
+
+    def dequantize(self, *, backend: str = "auto") -> Any:
+        """The tensor again, in its own framework, shape and dtype.
+
+        Values are grid * scale rounded once to binary32, then to the dtype if it is narrower.
+        """
+        return from_rows(
+            self.to_float32(backend=backend), self.shape, self.dtype, self.framework, self.device
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the packed bytes, the .fmt text and the hashes.
+
+        The file appears whole or not at all.
+
+        Raises:
+            MissingPackage: safetensors is not installed.
+        """
+        try:
+            from safetensors.numpy import save  # noqa: PLC0415 - optional package
+        except ImportError as error:
+            raise missing("safetensors", "torch") from error
+        text = json.dumps(describe_tensor(self), sort_keys=True)
+        write_atomically(Path(path), save(dict(self.streams), {METADATA_KEY: text}))
+
+    @staticmethod
+    def load(path: str | Path) -> QuantizedTensor:
+        """Read what ``save`` wrote.
+
+        Raises:
+            CorruptFile: the file is truncated, altered, or not of fmtc.
+            FileNotFoundError: there is no such file.
+        """
+        try:
+            from safetensors import SafetensorError  # noqa: PLC0415 - optional package
+            from safetensors.numpy import load  # noqa: PLC0415
+        except ImportError as error:
+            raise missing("safetensors", "torch") from error
+        data = Path(path).read_bytes()
+        try:
+            streams = load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            description = json.loads(header["__metadata__"][METADATA_KEY])
+        except SafetensorError as error:
+            raise CorruptFile(f"'{path}' is no whole safetensors file: {error}") from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise CorruptFile(f"'{path}' was not written by fmtc: no '{METADATA_KEY}' entry") from error
+        return rebuild(description, streams, str(path))
+
+
+def quantize(fmt: Format, x: Any, *, backend: str = "auto") -> QuantizedTensor:
+    """See ``Format.quantize``."""
+    rows = to_rows(x)
+    values = _admit(fmt, rows.values)
+    level = calibrate(fmt, values)
+    streams = backend_for(fmt, backend).encode(values, level)
+    return _build(fmt, rows, level, streams)
+
+
+def _build(
+    fmt: Format, rows: Rows, level: TensorLevel, streams: dict[str, U8]
+) -> QuantizedTensor:
+    for stream in streams.values():
+        stream.setflags(write=False)
+    return QuantizedTensor(
+        fmt, rows.shape, rows.dtype, rows.framework, level, MappingProxyType(streams), rows.device
+    )
+
+
+def _admit(fmt: Format, x: F32) -> F32:
+    """Apply the NaN and Inf policies; a copy is made only where something changes.
+
+    Raises:
+        RefusedInput: a NaN or infinity that the format refuses, with its place.
+    """
+    policies = fmt.policies
+    changed: F32 | None = None
+    for place in chunks(fmt, *x.shape):
+        piece = x[place]
+        if np.isfinite(piece).all():
+            continue
+        for what, found, policy in (
+            ("NaN", np.isnan(piece), policies.nan),
+            ("infinity", np.isinf(piece), policies.inf),
+        ):
+            if found.any() and policy == "error":
+                row, column = (int(i) for i in np.argwhere(found)[0])
+                raise RefusedInput(
+                    f"the input has a {what} (first at row {place[0].start + row}, column "
+                    f"{place[1].start + column}), which the format '{fmt.name}' refuses: say "
+                    f"'{'nan zero' if what == 'NaN' else 'inf saturate'}' in the .fmt file, "
+                    "or clean the tensor"
+                )
+        changed = x.copy() if changed is None else changed
+        target = changed[place]
+        largest = np.finfo(np.float32).max
+        if policies.nan == "zero":
+            target[np.isnan(piece)] = 0
+        np.clip(target, -largest, largest, out=target)
+    return x if changed is None else changed
+
+
+def describe_tensor(q: QuantizedTensor) -> dict[str, Any]:
+    """What must stand beside the streams so that ``rebuild`` can read and check them."""
+    return {
+        "fmtc": __version__,
+        "format": {"name": q.format.name, "hash": q.format.content_hash, "text": q.format.source},
+        "shape": list(q.shape),
+        "dtype": q.dtype,
+        "framework": q.framework,
+        "tensor_scale": float(q.level.tensor_scale).hex(),
+        "shift": q.level.shift,
+        "sha256": digest(q.streams),
+    }
+
+
+def rebuild(
+    description: Mapping[str, Any], streams: Mapping[str, NDArray[Any]], where: str
+) -> QuantizedTensor:
+    """Check streams against their description and make the tensor.
+
+    Raises:
+        CorruptFile: they do not belong together; ``where`` is named in the message.
+    """
+    try:
+        text = description["format"]["text"]
+        fmt = Format.of(compile_text(text, f"{where} (embedded .fmt)"))
+        shape = tuple(int(n) for n in description["shape"])
+        level = TensorLevel(
+            float.fromhex(description["tensor_scale"]), int(description["shift"])
+        )
+        stated_hash, stated_digest = description["format"]["hash"], description["sha256"]
+        dtype, framework = description["dtype"], description["framework"]
+    except FormatError as error:
+        raise CorruptFile(f"'{where}' holds a .fmt text with faults:\n{error}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise CorruptFile(f"'{where}' has a damaged description: {error!r}") from error
+    if fmt.content_hash != stated_hash:
+        raise CorruptFile(
+            f"'{where}' names the format hash {stated_hash[:16]}..., but its .fmt text "
+            f"compiles to {fmt.content_hash[:16]}...: the file was altered"
+        )
+    _check_shapes(fmt, shape, dtype, framework, streams, where)
+    if digest(streams) != stated_digest:
+        raise CorruptFile(f"'{where}' has bytes that do not match their SHA-256: it was altered")
+    return QuantizedTensor(fmt, shape, dtype, framework, level, MappingProxyType(dict(streams)))
+
+
+def _check_shapes(
+    fmt: Format,
+    shape: tuple[int, ...],
+    dtype: str,
+    framework: str,
+    streams: Mapping[str, NDArray[Any]],
+    where: str,
+) -> None:
+    if dtype not in DTYPES or framework not in ("numpy", "torch"):
+        raise CorruptFile(f"'{where}' has the unknown element type '{framework} {dtype}'")
+    length = shape[-1] if shape else 1
+    for stream in fmt.streams:
+        expected = (math.prod(shape[:-1]), stream.row_bytes(length, fmt.block))
+        found = streams.get(stream.name)
+        if found is None or found.shape != expected or found.dtype != np.uint8:
+            have = "absent" if found is None else f"{found.dtype} {found.shape}"
+            raise CorruptFile(
+                f"'{where}': the stream '{stream.name}' should be uint8 {expected}, it is {have}"
+            )
+
+
+def digest(streams: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over all streams in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(streams):
+        total.update(name.encode() + b"\0")
+        total.update(np.ascontiguousarray(streams[name]).data)
+    return total.hexdigest()

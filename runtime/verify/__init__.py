@@ -1,0 +1,124 @@
+"""``fmtc verify``: any format, tried exhaustively and at random across all back ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...compiler.format import Format
+from ..backend import Backend, BackendUnavailable, ReferenceBackend
+from ..choose import BACKENDS, backend_for
+from . import checks, properties
+
+Progress = Callable[[str], None]
+Check = tuple[str, str, Callable[[], int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one check found: ``passed``, ``failed`` or ``skipped``, with the reason."""
+
+    check: str
+    backend: str
+    status: str
+    cases: int
+    seconds: float
+    detail: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The result as a table row; a failure's detail is cut to its first line."""
+        return {
+            "check": self.check,
+            "backend": self.backend,
+            "status": self.status,
+            "cases": self.cases,
+            "seconds": round(self.seconds, 2),
+            "note": self.detail.splitlines()[0][:90] if self.detail else "",
+        }
+
+
+def verify_format(
+    fmt: Format, *, cases: int = 100_000, quick: bool = False, progress: Progress | None = None
+) -> list[Result]:
+    """Run every check on a format.
+
+    Args:
+        fmt: any compiled format.
+        cases: random values for each back end.
+        quick: leave out RTL simulation and offline GPU compilation.
+        progress: called with the name of each check before it runs.
+    """
+    results = []
+    for name, backend, run in _plan(fmt, cases, quick):
+        if progress:
+            progress(f"{name} ({backend})")
+        results.append(_run(name, backend, run))
+    return results
+
+
+def _run(name: str, backend: str, run: Callable[[], int]) -> Result:
+    start = time.perf_counter()
+    try:
+        done = run()
+    except BackendUnavailable as reason:
+        return Result(name, backend, "skipped", 0, time.perf_counter() - start, str(reason))
+    except checks.Mismatch as difference:
+        seconds = time.perf_counter() - start
+        return Result(name, backend, "failed", 0, seconds, str(difference))
+    return Result(name, backend, "passed", done, time.perf_counter() - start)
+
+
+def _plan(fmt: Format, cases: int, quick: bool) -> Iterator[Check]:
+    yield "text prints and parses back", "dsl", lambda: checks.text_round_trip(fmt)
+    yield "fields pack and unpack", "reference", lambda: checks.packing_round_trip(fmt)
+    yield "decode equals exact rationals", "reference", lambda: checks.decode_is_exact(fmt)
+    yield "ties equal exact rationals", "reference", lambda: checks.ties_are_exact(fmt)
+    for name, prove in properties.PROPERTIES.items():
+        yield f"property: {name}", "reference", _property(fmt, prove)
+    for name in BACKENDS:
+        if name != ReferenceBackend.name:
+            yield from _backend_plan(fmt, name, _trials(name, cases))
+    if not quick:
+        yield "RTL lints and simulates", "verilog", lambda: _rtl(fmt)
+        yield "kernels compile without spills", "triton", lambda: _offline(fmt)
+
+
+def _property(fmt: Format, prove: Callable[[Format], int]) -> Callable[[], int]:
+    return lambda: prove(fmt)
+
+
+def _trials(name: str, cases: int) -> int:
+    # The Triton interpreter is a hundred times slower than a GPU or C.
+    return min(cases, 20_000) if name == "triton" else cases
+
+
+def _backend_plan(fmt: Format, name: str, cases: int) -> Iterator[Check]:
+    def backend() -> Backend:
+        return backend_for(fmt, name)
+
+    yield "decode, every code x word", name, lambda: checks.decode_agrees(fmt, backend())
+    yield "encode, every tie +- 1 ulp", name, lambda: checks.ties_agree(fmt, backend())
+    yield "encode and decode, random", name, lambda: checks.random_agrees(fmt, backend(), cases)
+
+
+def _rtl(fmt: Format) -> int:
+    from ..simulate import lint, simulate  # noqa: PLC0415 - starts outside tools
+
+    lint(fmt)
+    report = simulate(fmt)
+    for bench in report.benches:
+        if not bench.passed:
+            raise checks.Mismatch(f"{bench.name}: {bench.detail}")
+    return sum(bench.vectors for bench in report.benches)
+
+
+def _offline(fmt: Format) -> int:
+    from ..triton_offline import compile_offline  # noqa: PLC0415 - imports triton
+
+    reports = compile_offline(fmt)
+    for report in reports:
+        if report.spills:
+            raise checks.Mismatch(f"{report.kernel} on sm_{report.arch} spills {report.spills}")
+    return len(reports)
