@@ -99,7 +99,9 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
+)
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file would.")
 @click.option("-o", "out", metavar="-", type=click.Choice(["-"]), help="Print instead of writing.")
 @click.pass_context
@@ -126,7 +128,9 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
 
 @cli.command()
 @click.argument("format_name", metavar="FORMAT")
-@click.option("--as", "form", type=click.Choice(["table", "fmt"]), default="table", show_default=True)
+@click.option(
+    "--as", "form", type=click.Choice(["table", "fmt"]), default="table", show_default=True
+)
 @_json
 def show(format_name: str, form: str, as_json: bool) -> None:
     """Print a format's datasheet: grids, scale word, layout and every policy."""
@@ -155,7 +159,9 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
     targets = [name.strip() for name in target.split(",") if name.strip()]
     for name in targets:
         if name not in TARGETS:
-            raise click.BadParameter(f"'{name}' is none of {', '.join(TARGETS)}", param_hint="--target")
+            raise click.BadParameter(
+                f"'{name}' is none of {', '.join(TARGETS)}", param_hint="--target"
+            )
     value = formats.load(format_name)
     rows = []
     with _console.progress("generating", len(targets)) as step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 from ..dsl.ast import Atom, Expr, GridDecl, Setting, Span
 from ..dsl.diagnostics import did_you_mean
@@ -80,6 +81,12 @@ def _values(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, ...
         return _integer(atom, report)
     if kind in HIF_HOSTS:
         return _hif(kind) if _no_body(atom, report) else None
+    number = _element_float(atom, report)
+    return None if number is None else number.values()
+
+
+def _element_float(atom: Atom, report: Report) -> SmallFloat | None:
+    kind = atom.kind.text
     number = float_of(kind, atom.settings or (), atom.span, report)
     if number is None:
         report.add(
@@ -106,7 +113,7 @@ def _values(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, ...
             hint="wider floats are for scales",
         )
         return None
-    return number.values()
+    return number
 
 
 def _no_body(atom: Atom, report: Report) -> bool:
@@ -223,7 +230,7 @@ def _is_sound(grid: Grid, host: str, span: Span, report: Report) -> bool:
                 hint=None if host == "fp32" else "scale the grid to integers, or leave host out",
             )
             return False
-    for low, high in zip(numbers, numbers[1:], strict=False):
+    for low, high in pairwise(numbers):
         bits = significant_bits((low + high) / 2)
         if bits is None or bits > MIDPOINT_BITS:
             report.add(

@@ -39,25 +39,24 @@ def evaluate(expr: Expr) -> Fraction:
             return _literal(expr)
         case Negate(operand):
             return -evaluate(operand)
-        case Binary("+", left, right):
-            return evaluate(left) + evaluate(right)
-        case Binary("-", left, right):
-            return evaluate(left) - evaluate(right)
-        case Binary("*", left, right):
-            return evaluate(left) * evaluate(right)
-        case Binary("/", left, right):
-            divisor = evaluate(right)
-            if divisor == 0:
-                raise EvaluationError("division by zero", right.span)
-            return evaluate(left) / divisor
-        case Binary(_, left, right):
-            return _power(evaluate(left), evaluate(right), right.span)
+        case Binary(op, left, right):
+            return _combine(op, evaluate(left), evaluate(right), right.span)
         case Call(function):
             raise EvaluationError(
                 f"no function is called '{function.text}'",
                 function.span,
                 "write the values out: this version evaluates + - * / ^ only",
             )
+
+
+def _combine(op: str, left: Fraction, right: Fraction, span: Span) -> Fraction:
+    if op == "^":
+        return _power(left, right, span)
+    if op == "/":
+        if right == 0:
+            raise EvaluationError("division by zero", span)
+        return left / right
+    return {"+": left + right, "-": left - right, "*": left * right}[op]
 
 
 def _literal(number: Number) -> Fraction:
@@ -128,5 +127,7 @@ def show_number(value: Fraction) -> str:
     """A short decimal where it is exact, else ``p/q``: for messages and tables."""
     bits = significant_bits(value)
     if bits is not None and bits <= 53 and abs(value) < Fraction(2) ** 60:
-        return f"{float(value):.17g}" if float(f"{float(value):g}") != value else f"{float(value):g}"
+        return (
+            f"{float(value):.17g}" if float(f"{float(value):g}") != value else f"{float(value):g}"
+        )
     return str(value)

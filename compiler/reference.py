@@ -68,9 +68,7 @@ def encode(fmt: Format, x: NDArray[np.floating], level: TensorLevel) -> dict[str
     """
     view = view_of(fmt)
     rows, length = x.shape
-    out = {
-        s.name: np.zeros((rows, s.row_bytes(length, fmt.block)), np.uint8) for s in fmt.streams
-    }
+    out = {s.name: np.zeros((rows, s.row_bytes(length, fmt.block)), np.uint8) for s in fmt.streams}
     thresholds = scale_thresholds(view, level.multiplier)
     for row, column in chunks(fmt, rows, length):
         piece = x[row, column].astype(np.float32)
@@ -81,7 +79,7 @@ def encode(fmt: Format, x: NDArray[np.floating], level: TensorLevel) -> dict[str
         valid[count:] = False
         live = np.broadcast_to(valid, (piece.shape[0], valid.size)).reshape(-1, fmt.block)
         encoded = encode_blocks(view, blocks, live, thresholds, level)
-        fields = {
+        fields: dict[str, NDArray[np.unsignedinteger]] = {
             "codes": encoded.codes.reshape(piece.shape[0], -1)[:, :count],
             "scales": encoded.words.reshape(piece.shape[0], -1),
             "select": encoded.selects.reshape(piece.shape[0], -1),
@@ -118,7 +116,9 @@ def decode(
             start = stream.row_bytes(column.start, fmt.block)
             fields_count = count if stream.per == "element" else -(-count // fmt.block)
             stop = start + stream.row_bytes(count, fmt.block)
-            fields[stream.name] = unpack(streams[stream.name][row, start:stop], fields_count, stream)
+            fields[stream.name] = unpack(
+                streams[stream.name][row, start:stop], fields_count, stream
+            )
         height = fields["codes"].shape[0]
         codes = np.zeros((height, -(-count // fmt.block) * fmt.block), np.uint8)
         codes[:, :count] = fields["codes"]
@@ -184,7 +184,7 @@ def decode_blocks(view: View, blocks: Blocks, level: TensorLevel) -> F32:
     scales = block_scales(view, blocks.words, level)
     selects = blocks.selects if fmt.select.place == "field" else _select_of(view, blocks.words)
     lut = np.array(view.decode_bits, np.uint32).view(np.float32)
-    values = lut[(selects[:, None] << np.uint32(fmt.code_bits)) | blocks.codes]
+    values: F32 = lut[(selects[:, None] << np.uint32(fmt.code_bits)) | blocks.codes]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return values * scales[:, None]
 
@@ -216,9 +216,7 @@ def _select_of(view: View, words: U32) -> U32:
 def _select_bits(view: View, index: int) -> int:
     """The bits of a scale word that say ``index``."""
     positions = view.format.select.positions
-    return sum(
-        1 << position for i, position in enumerate(reversed(positions)) if index >> i & 1
-    )
+    return sum(1 << position for i, position in enumerate(reversed(positions)) if index >> i & 1)
 
 
 def _encode_with_grid(
@@ -243,7 +241,7 @@ def _scale_magnitude(
     """Magnitude code of every block's scale, its sign, and whether the block holds a NaN."""
     scale = view.scale
     sizes = np.abs(x).view(np.uint32)  # magnitudes order like their bits, NaN on top
-    broken = (sizes > _INFINITY).any(axis=1)
+    broken: NDArray[np.bool_] = np.any(sizes > _INFINITY, axis=1)
     first = sizes.argmax(axis=1)
     peak = x[np.arange(len(x)), first]
     negative = np.zeros(len(x), np.bool_)
@@ -257,7 +255,8 @@ def _scale_magnitude(
         magnitude = _fp32_scale(view, grid, positive_max, negative_max).view(np.uint32)
     else:
         rank = np.maximum(
-            np.searchsorted(thresholds[0], positive_max), np.searchsorted(thresholds[1], negative_max)
+            np.searchsorted(thresholds[0], positive_max),
+            np.searchsorted(thresholds[1], negative_max),
         )
         magnitude = np.array(scale.ranks, np.uint32)[np.where(broken, 0, rank)]
     if broken.any():
@@ -268,7 +267,7 @@ def _scale_magnitude(
 
 
 def _fp32_scale(view: View, grid: GridView, positive_max: F32, negative_max: F32) -> F32:
-    """absmax / endpoint, one correctly rounded binary32 division; saturates, never Inf."""
+    """Absmax / endpoint, one correctly rounded binary32 division; saturates, never Inf."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wanted = positive_max / np.float32(float(grid.positive_divisor))
         if grid.negative_divisor:
@@ -287,7 +286,7 @@ def _element_ranks(view: View, grid: GridView, x: F32, scales: F32) -> U8:
     quotient_bits = grid.quotient_bits
     if not exact:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            x = x / safe[:, None]
+            x = np.divide(x, safe[:, None], dtype=np.float32)
     ranks = np.zeros(x.shape, np.uint8)
     wide = safe.astype(np.float64)
     for i, (midpoint, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True)):
@@ -348,9 +347,7 @@ def _block_maxima(fmt: Format, x: NDArray[np.floating]) -> F32:
 def _tensor_scale(view: View, absmax: float) -> float:
     if absmax == 0:
         return 1.0
-    end = min(
-        d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0
-    )
+    end = min(d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0)
     return max(round_fp32(Fraction(absmax) / (end * view.scale.largest)), 2.0**-149)
 
 

@@ -43,7 +43,7 @@ def compile_text(text: str, filename: str = "<text>") -> Format:
             "E0201",
             "there is no format in this file",
             Span(1, 1, 1, 2),
-            expected='a format such as: format mine "My format" { block 16  grid e2m1  scale e8m0 }',
+            expected='a format, such as: format mine "Title" { block 16  grid e2m1  scale e8m0 }',
         )
     elif parsed.file.formats:
         second = parsed.file.formats[1]
@@ -94,9 +94,7 @@ def resolve(
     )
 
 
-def _block(
-    knobs: Settings, name_span: Span, report: Report, damaged: frozenset[str]
-) -> int | None:
+def _block(knobs: Settings, name_span: Span, report: Report, damaged: frozenset[str]) -> int | None:
     expr = knobs.expression("block")
     if expr is not None:
         return report.integer(expr, "a block", 1, MAX_BLOCK)
@@ -234,9 +232,7 @@ def _arms(
     return ordered if len(ordered) == len(clause.arms) else None
 
 
-def _place(
-    clause: SelectDecl, scale: Scale, bits: int, report: Report
-) -> tuple[int, ...] | None:
+def _place(clause: SelectDecl, scale: Scale, bits: int, report: Report) -> tuple[int, ...] | None:
     place, word = clause.place.text, scale.word
     if place not in SELECT_PLACES:
         report.add(
@@ -290,4 +286,3 @@ def _check_policies(
             knobs.span("nan", name_span),
             expected="'nan error' or 'nan zero'",
         )
-

@@ -83,9 +83,7 @@ def _number(clause: ScaleDecl, knobs: Settings, report: Report) -> SmallFloat | 
     return number
 
 
-def _word(
-    clause: ScaleDecl, number: SmallFloat, knobs: Settings, report: Report
-) -> ScaleWord:
+def _word(clause: ScaleDecl, number: SmallFloat, knobs: Settings, report: Report) -> ScaleWord:
     fitting = next(size for size in CONTAINERS if size >= number.bits)
     expr = knobs.expression("container")
     container = fitting if expr is None else report.integer(expr, "a container", 1, 32)

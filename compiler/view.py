@@ -18,8 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
-from .exact import fp32_bits, round_fp32, floor_log2
+from .exact import floor_log2, fp32_bits, round_fp32
 from .format import Format, Grid, Scale
 from .scales import is_fp32_word
 
@@ -145,7 +146,7 @@ def _grid_view(fmt: Format, grid: Grid) -> GridView:
         ranked.setdefault((value, code != grid.negative_zero), code)
     ladder = sorted(ranked)
     order = tuple(ranked[key] for key in ladder)
-    pairs = list(zip(ladder, ladder[1:], strict=False))
+    pairs = list(pairwise(ladder))
     midpoints = tuple((low[0] + high[0]) / 2 for low, high in pairs)
     split = next((i for i, (low, high) in enumerate(pairs) if low[0] == high[0]), None)
     ties = tuple(
@@ -167,9 +168,7 @@ def _grid_view(fmt: Format, grid: Grid) -> GridView:
     )
 
 
-def _zero_rank(
-    midpoints: tuple[Fraction, ...], ties: tuple[bool, ...], split: int | None
-) -> int:
+def _zero_rank(midpoints: tuple[Fraction, ...], ties: tuple[bool, ...], split: int | None) -> int:
     """The rank that x = +0 takes."""
     return sum(
         middle < 0 or index == split or (middle == 0 and up)
@@ -213,8 +212,7 @@ def _scale_view(fmt: Format) -> ScaleView:
     fp32 = is_fp32_word(word)
     magnitudes = () if fp32 else number.magnitudes()
     above = [c for c, m in enumerate(magnitudes) if m is not None and m >= scale.minimum]
-    steps = [(a, b) for a, b in zip(above, above[1:], strict=False)]
-    rules = [_threshold(scale, magnitudes[a], magnitudes[b], b) for a, b in steps]
+    rules = [_threshold(scale, magnitudes[a], magnitudes[b], b) for a, b in pairwise(above)]
     zero = number.magnitude(scale.zero_block)
     return ScaleView(
         container=word.container,

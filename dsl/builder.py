@@ -27,7 +27,7 @@ from .ast import (
     Text,
     Word,
 )
-from .scanner import span_of
+from .cursor import span_of
 
 if TYPE_CHECKING:
     from lark.tree import Meta
@@ -41,13 +41,16 @@ def _span(meta: Meta) -> Span:
 class TreeBuilder(Transformer[Token, File]):
     """Turns every rule and token of grammar.lark into its node. Comments come later."""
 
-    def NUMBER(self, token: Token) -> Number:  # noqa: N802 - Lark calls it by the token's name
+    # The methods carry the names of the grammar's rules and tokens, and need no other docstring.
+    # ruff: noqa: D102, N802
+
+    def NUMBER(self, token: Token) -> Number:
         return Number(str(token), span_of(token))
 
-    def STRING(self, token: Token) -> Text:  # noqa: N802
+    def STRING(self, token: Token) -> Text:
         return Text(re.sub(r"\\([\"\\])", r"\1", token[1:-1]), span_of(token))
 
-    def FUNCTION(self, token: Token) -> Word:  # noqa: N802
+    def FUNCTION(self, token: Token) -> Word:
         return Word(str(token), span_of(token))
 
     def file(self, _meta: Meta, *formats: FormatDecl) -> File:

@@ -62,7 +62,7 @@ def _share_out(
 
 
 def _format(node: FormatDecl, notes: _Notes) -> FormatDecl:
-    header, body = _split(notes.inside, (node.title or node.name).span.end_line)
+    header, body = _split(notes.inside, (node.title or node.name).span, node.clauses)
     clauses, footer = _clauses(node.clauses, body)
     return replace(node, clauses=clauses, comments=notes.comments(*header), footer=_texts(footer))
 
@@ -90,15 +90,18 @@ def _settings(
     nodes: tuple[Setting, ...], notes: _Notes, header: Span
 ) -> tuple[tuple[Setting, ...], list[Comment]]:
     """Settings with their comments, and the comments of none of them."""
-    before, body = _split(notes.inside, header.end_line)
+    before, body = _split(notes.inside, header, nodes)
     settings, after = _clauses(nodes, body)
     return cast("tuple[Setting, ...]", settings), [*before, *after]
 
 
-def _split(comments: Sequence[Comment], header_line: int) -> tuple[list[Comment], list[Comment]]:
+def _split(
+    comments: Sequence[Comment], header: Span, nodes: Sequence[Clause]
+) -> tuple[list[Comment], list[Comment]]:
     """Split the comments inside braces from those on the line that opens them."""
-    header = [comment for comment in comments if comment.line <= header_line]
-    return header, list(comments[len(header) :])
+    body = nodes[0].span.line if nodes else header.end_line + 1
+    before = [c for c in comments if c.line <= header.end_line and c.line < body]
+    return before, list(comments[len(before) :])
 
 
 def _texts(comments: Sequence[Comment]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .ast import File, Span
 from .comments import attach
 from .diagnostics import Diagnostic, FormatError
-from .scanner import MAX_LENGTH, open_parser, scan
+from .limits import MAX_LENGTH
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -47,11 +47,12 @@ def parse_partial(text: str, filename: str = "<text>") -> Parsed:  # noqa: ARG00
     if len(text) > MAX_LENGTH:
         return Parsed(File(()), (_too_large(text),), frozenset({"format"}))
 
-    from .builder import TreeBuilder  # noqa: PLC0415 - these two import Lark
+    from .builder import TreeBuilder  # noqa: PLC0415 - these import Lark
     from .recovery import read  # noqa: PLC0415
+    from .scanner import scan  # noqa: PLC0415
 
     scanned = scan(text)
-    recovered = read(open_parser(""), scanned)
+    recovered = read(scanned)
     tree = attach(TreeBuilder().transform(recovered.tree), scanned.comments)
     place = sorted(recovered.diagnostics, key=lambda d: (d.span.line, d.span.column, d.code))
     return Parsed(tree, tuple(place), recovered.damaged)

@@ -23,7 +23,7 @@ from .ast import (
     Text,
     Word,
 )
-from .scanner import FORBIDDEN
+from .limits import FORBIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

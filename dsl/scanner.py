@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .ast import Span
+from .cursor import lex, span_of
 from .diagnostics import Diagnostic
+from .limits import FORBIDDEN, MAX_DEPTH, MAX_FAULTS
 from .wording import character_hint, character_words, number_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lark import Lark, Token
-    from lark.parsers.lalr_interactive_parser import InteractiveParser
-
-#: Longest text that is read, in characters.
-MAX_LENGTH = 1 << 20
-#: Most operators and brackets on the way from an expression to its innermost number.
-MAX_DEPTH = 100
+    from lark import Token
 
 #: Tokens that stay among the others though nothing in the grammar accepts them: they stop the
 #: clause they stand in, and have been reported.
 BAD_TOKENS = frozenset({"BAD_NUMBER", "BAD_WORD", "STRAY", "TOO_DEEP"})
 
-#: Control characters and the separators that some programs, but not this one, take for the end
-#: of a line. They would be invisible in an editor, and harmful in generated code.
-FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\r(?!\n)")
 _KNOWN_ESCAPES = ('\\"', "\\\\")
 
 
@@ -52,35 +44,6 @@ class Scan:
     faults: tuple[int, ...]
 
 
-def span_of(token: Token) -> Span:
-    """Where a token stands."""
-    return Span(
-        token.line or 1,
-        token.column or 1,
-        token.end_line or 1,
-        token.end_column or 1,
-    )
-
-
-@functools.cache
-def language() -> Lark:
-    """The grammar, built once in a process (about 30 ms)."""
-    from lark import Lark  # noqa: PLC0415 - an import that only a parse should pay for
-
-    return Lark(
-        Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8"),
-        parser="lalr",
-        lexer="basic",
-        start=["file", "trivia"],
-        propagate_positions=True,
-    )
-
-
-def open_parser(text: str) -> InteractiveParser:
-    """A parser at the start of ``text`` that is fed one token at a time."""
-    return language().parse_interactive(text, start="file")
-
-
 def scan(text: str) -> Scan:
     """Split a text (at most ``MAX_LENGTH`` characters, no byte order mark) into tokens."""
     return _Scanner().run(text)
@@ -94,8 +57,7 @@ class _Scanner:
 
     def run(self, text: str) -> Scan:
         clean = FORBIDDEN.sub(" ", text)
-        cursor = open_parser(clean)
-        for token in cursor.lexer_thread.lex(cursor.parser_state):
+        for token in lex(clean):
             self._take(token)
         self._forbidden(text)
         self._limit_depth()
@@ -119,13 +81,12 @@ class _Scanner:
             case "BAD_ESCAPE":
                 self._bad_escape(token)
             case "BAD_NUMBER":
-                self._report(
-                    token, "E0107", f"'{token}' is not a number", "a number", number_hint(token)
-                )
+                hint = number_hint(token)
+                self._report(token, "E0107", f"'{token}' is not a number", hint=hint)
                 self.tokens.append(token)
             case "BAD_WORD":
                 hint = "names are made of the letters a-z and A-Z, digits and '_'"
-                self._report(token, "E0104", f"'{token}' is not a name", "a name", hint)
+                self._report(token, "E0104", f"'{token}' is not a name", hint=hint)
                 self.tokens.append(token)
             case "STRAY":
                 self._stray(token)
@@ -140,8 +101,9 @@ class _Scanner:
         expected: str | None = None,
         hint: str | None = None,
     ) -> None:
-        diagnostic = Diagnostic(code, message, span_of(token), expected, hint)
-        self.found.append((token.start_pos or 0, diagnostic))
+        if len(self.found) < MAX_FAULTS:
+            diagnostic = Diagnostic(code, message, span_of(token), expected, hint)
+            self.found.append((token.start_pos or 0, diagnostic))
 
     def _open_string(self, token: Token) -> None:
         """Read on as if the quote stood at the end of the line, before a brace that ends it."""
@@ -179,27 +141,18 @@ class _Scanner:
             return
         message = f"the language has no character {character_words(token)}"
         self._report(token, "E0104", message, hint=character_hint(token))
-        if token != ";":
+        if token.value != ";":
             self.tokens.append(token)
 
     def _forbidden(self, text: str) -> None:
         """Report control characters; the tokens were made with blanks in their place."""
-        line, start = 1, 0
-        for match in FORBIDDEN.finditer(text):
+        for match in itertools.islice(FORBIDDEN.finditer(text), MAX_FAULTS):
             offset = match.start()
-            line += text.count("\n", start, offset)
-            start = offset
-            column = offset - (text.rfind("\n", 0, offset) + 1) + 1
-            self.found.append(
-                (
-                    offset,
-                    Diagnostic(
-                        "E0104",
-                        f"the language has no character {character_words(match[0])}",
-                        Span(line, column, line, column + 1),
-                    ),
-                )
-            )
+            line = text.count("\n", 0, offset) + 1
+            column = offset - text.rfind("\n", 0, offset)
+            message = f"the language has no character {character_words(match[0])}"
+            span = Span(line, column, line, column + 1)
+            self.found.append((offset, Diagnostic("E0104", message, span)))
 
     def _limit_depth(self) -> None:
         """Cut expressions that are too deep to be worked on without a deep stack."""

@@ -30,7 +30,7 @@ CLAUSES = ("cite", "grid", "scale", "select")
 A_CLAUSE = "a clause (cite, grid, scale, select) or a setting such as 'block 16'"
 
 #: Groups of terminals that read as one thing, widest first, each with what it also covers.
-_GROUPS = (
+_GROUPS: tuple[tuple[set[str], set[str], str], ...] = (
     ({"CITE", "GRID"}, {"SCALE", "SELECT", "NAME", "BIT", "BITS", "AT"}, A_CLAUSE),
     (
         {"NAME", "STRING", "NUMBER"},
@@ -78,7 +78,10 @@ def expected_words(accepted: Iterable[str]) -> str | None:
     parts += sorted(_WORDS[name] for name in left if name in _WORDS)
     if not parts:
         return None
-    return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    if len(parts) == 1:
+        return parts[0]
+    joint = ", or " if any(" or " in part for part in parts) else " or "
+    return ", ".join(parts[:-1]) + joint + parts[-1]
 
 
 def token_words(kind: str, text: str) -> str:
@@ -98,23 +101,23 @@ def character_words(character: str) -> str:
     return f"U+{ord(character):04X}" + (f" ({name})" if name else "")
 
 
+#: The way out for characters that are often typed or pasted by mistake.
+_CHARACTER_HINTS = {
+    ";": "a clause ends where the next one starts: it needs no ';'",
+    "“”„«»'‘’`": 'strings stand in plain double quotes: "text"',
+    "[]": "lists stand in braces: { -1, 0, 1 }",
+    "−–—": "write a plain '-'",
+    "×·⋅": "write '*'",
+    "÷": "write '/'",
+}
+
+
 def character_hint(character: str) -> str | None:
-    """The way out for a character that is often typed by mistake."""
-    if character == ";":
-        return "a clause ends where the next one starts: it needs no ';'"
-    if character in "“”„«»'‘’`":  # what word processors make of a quote
-        return 'strings stand in plain double quotes: "text"'
-    if character in "[]":
-        return "lists stand in braces: { -1, 0, 1 }"
-    if character in "−–—":
-        return "write a plain '-'"
-    if character in "×·⋅":
-        return "write '*'"
-    if character == "÷":
-        return "write '/'"
-    if character.isspace():
-        return "write a plain blank"
-    return None
+    """The way out for a character that the language does not have."""
+    for characters, hint in _CHARACTER_HINTS.items():
+        if character in characters:
+            return hint
+    return "write a plain blank" if character.isspace() else None
 
 
 def number_hint(text: str) -> str | None:
@@ -129,5 +132,5 @@ def number_hint(text: str) -> str | None:
     if "_" in text:
         return f"write '{text.replace('_', '')}'"
     if digits.isdigit() and digits != text:
-        return f"put a blank between them: '{digits} {text[len(digits) :]}'"
+        return f"write '{digits} {text[len(digits) :]}', or begin the name with a letter"
     return "numbers are written 16, 0.25, 1e-3, 7/8 or 2^-6"

@@ -1,0 +1,1 @@
+"""The runtime: tensors, back ends, checkpoints, models and verification."""

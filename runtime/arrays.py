@@ -90,6 +90,4 @@ def _rows_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
-        raise TypeError(
-            f"quantize takes {', '.join(DTYPES)}; this is {dtype}: convert it first"
-        )
+        raise TypeError(f"quantize takes {', '.join(DTYPES)}; this is {dtype}: convert it first")

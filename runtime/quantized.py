@@ -69,9 +69,7 @@ class QuantizedTensor:
 
     def to_float32(self, *, backend: str = "auto") -> F32:
         """The decoded values: float32 [rows, length]."""
-        return backend_for(self.format, backend).decode(
-            dict(self.streams), self.length, self.level
-        )
+        return backend_for(self.format, backend).decode(dict(self.streams), self.length, self.level)
 
     def dequantize(self, *, backend: str = "auto") -> Any:
         """The tensor again, in its own framework, shape and dtype.
@@ -118,7 +116,9 @@ class QuantizedTensor:
         except SafetensorError as error:
             raise CorruptFile(f"'{path}' is no whole safetensors file: {error}") from error
         except (KeyError, ValueError, TypeError) as error:
-            raise CorruptFile(f"'{path}' was not written by fmtc: no '{METADATA_KEY}' entry") from error
+            raise CorruptFile(
+                f"'{path}' was not written by fmtc: no '{METADATA_KEY}' entry"
+            ) from error
         return rebuild(description, streams, str(path))
 
 
@@ -131,9 +131,7 @@ def quantize(fmt: Format, x: Any, *, backend: str = "auto") -> QuantizedTensor:
     return _build(fmt, rows, level, streams)
 
 
-def _build(
-    fmt: Format, rows: Rows, level: TensorLevel, streams: dict[str, U8]
-) -> QuantizedTensor:
+def _build(fmt: Format, rows: Rows, level: TensorLevel, streams: dict[str, U8]) -> QuantizedTensor:
     for stream in streams.values():
         stream.setflags(write=False)
     return QuantizedTensor(
@@ -200,9 +198,7 @@ def rebuild(
         text = description["format"]["text"]
         fmt = Format.of(compile_text(text, f"{where} (embedded .fmt)"))
         shape = tuple(int(n) for n in description["shape"])
-        level = TensorLevel(
-            float.fromhex(description["tensor_scale"]), int(description["shift"])
-        )
+        level = TensorLevel(float.fromhex(description["tensor_scale"]), int(description["shift"]))
         stated_hash, stated_digest = description["format"]["hash"], description["sha256"]
         dtype, framework = description["dtype"], description["framework"]
     except FormatError as error:

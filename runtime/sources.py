@@ -89,9 +89,7 @@ def _folder(folder: Path) -> ModelSource:
     return _safetensors(folder, files, tuple(f for f in others if f.name not in weights))
 
 
-def _safetensors(
-    path: Path, files: list[Path], companions: tuple[Path, ...] = ()
-) -> ModelSource:
+def _safetensors(path: Path, files: list[Path], companions: tuple[Path, ...] = ()) -> ModelSource:
     try:
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - optional package
     except ImportError as error:
@@ -102,13 +100,17 @@ def _safetensors(
             handle = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CorruptFile(f"'{file}' is no whole safetensors file: {error}") from error
-        homes.update(dict.fromkeys(handle.keys(), handle))
+        homes.update(dict.fromkeys(_keys(handle), handle))
 
     def get(name: str) -> torch.Tensor:
         tensor: torch.Tensor = homes[name].get_tensor(name)
         return tensor
 
     return ModelSource(path, tuple(homes), get, companions)
+
+
+def _keys(handle: Any) -> list[str]:
+    return list(handle.keys())
 
 
 def _gguf(path: Path) -> ModelSource:

@@ -76,6 +76,8 @@ def context_of(view: View) -> dict[str, object]:
         "one_sided": all(g.positive_divisor == g.negative_divisor for g in view.grids),
         "zero_code": view.grids[0].zero_code,
         "scale_values": [float_literal(fp32_from_bits(bits)) for bits in scale.values_bits],
+        "magnitude_mask": (1 << scale.magnitude_bits) - 1,
+        "nan_word": (scale.nan_magnitude or 0) << scale.magnitude_lsb,
         "first_rank": _first_rank(view),
         "scale_steps": max(0, len(scale.ranks) - 1),
         "scale_minimum": float_literal(fp32_from_bits(scale.minimum_bits)),

@@ -7,7 +7,7 @@ from .common import BadModelFileError, DemoModelMissingError, Progress, Unsuppor
 from .gguf_source import LoadedModel, find_demo_model, load_gguf_model
 from .hadamard import hadamard, random_orthogonal
 from .perplexity import Perplexity, evaluation_text, perplexity
-from .rotation import rotate
+from .rotation import massive_channels, rotate
 from .weights import linear_weights, set_linear_weights
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "hadamard",
     "linear_weights",
     "load_gguf_model",
+    "massive_channels",
     "perplexity",
     "random_orthogonal",
     "rotate",

@@ -17,6 +17,9 @@ from .common import Progress, UnsupportedModelError
 from .hadamard import random_orthogonal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
     import torch
 
     Model = TypeVar("Model", bound=torch.nn.Module)
@@ -25,7 +28,55 @@ ROTATABLE = ("llama", "mistral", "qwen2", "qwen3")
 """`config.model_type` of the models whose layers are exactly the ones handled here."""
 
 
-def rotate(model: Model, seed: int = 0, progress: Progress | None = None) -> Model:
+def massive_channels(
+    model: torch.nn.Module, tokens: Sequence[int] | torch.Tensor, ratio: float = 3.0
+) -> tuple[int, ...]:
+    """Return the channels of the residual stream that are far larger than the rest.
+
+    Trained transformers carry a few such channels (Sun et al., "Massive Activations", arXiv
+    2402.17762), and switch them off with a tiny norm gain wherever they would do harm. Once the
+    gain is folded and the channel is spread over all others, nothing switches off the rounding
+    error that it multiplies: so `rotate` can be told to ``keep`` them as they are.
+
+    Args:
+        model: of a kind that `rotate` takes.
+        tokens: a sample of text, one-dimensional; a few hundred tokens are enough.
+        ratio: how far above the root mean square of all channels, over all layers and tokens,
+            each token taken to a root mean square of 1 as its norm does.
+
+    Returns:
+        Channel numbers, ascending.
+
+    Raises:
+        UnsupportedModelError: a model that `rotate` does not take.
+    """
+    import torch  # noqa: PLC0415 - torch is an extra
+
+    _refuse_other_kinds(model)
+    body: Any = model.model
+    powers: list[torch.Tensor] = []
+
+    def record(_norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        squares = inputs[0].double().square()
+        powers.append((squares / squares.mean(-1, keepdim=True)).flatten(0, -2).mean(0))
+
+    norms = [
+        n for layer in body.layers for n in (layer.input_layernorm, layer.post_attention_layernorm)
+    ]
+    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
+    try:
+        with torch.inference_mode():
+            body(input_ids=torch.as_tensor(tokens, dtype=torch.int64)[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rms = torch.stack(powers).mean(0).sqrt()
+    return tuple(torch.nonzero(rms > ratio).flatten().tolist())
+
+
+def rotate(
+    model: Model, seed: int = 0, keep: Sequence[int] = (), progress: Progress | None = None
+) -> Model:
     """Return a copy of ``model`` with rotated weights and the same outputs.
 
     With x the residual stream as a row vector, x' = x R everywhere:
@@ -45,6 +96,7 @@ def rotate(model: Model, seed: int = 0, progress: Progress | None = None) -> Mod
         model: a transformers causal model with a ``config.model_type`` of `ROTATABLE`, biases
             allowed. It is not changed.
         seed: of the random signs. The same seed gives the same weights.
+        keep: channels of the residual stream that R leaves alone (see `massive_channels`).
         progress: called after each layer.
 
     Returns:
@@ -52,28 +104,35 @@ def rotate(model: Model, seed: int = 0, progress: Progress | None = None) -> Mod
 
     Raises:
         UnsupportedModelError: another kind of model.
+        ValueError: a channel to keep that the model has not.
     """
     import torch  # noqa: PLC0415 - torch is an extra
 
+    _refuse_other_kinds(model)
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        rotated = copy.deepcopy(model)
+        _rotate_in_place(rotated, rng, keep, progress)
+    return rotated
+
+
+def _refuse_other_kinds(model: torch.nn.Module) -> None:
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in ROTATABLE:
         raise UnsupportedModelError(
             f"cannot rotate a model of type {kind!r}: only {', '.join(ROTATABLE)}"
         )
-    rng = np.random.default_rng(seed)
-    with torch.no_grad():
-        rotated = copy.deepcopy(model)
-        _rotate_in_place(rotated, rng, progress)
-    return rotated
 
 
 # transformers' classes carry no types, so the model is Any from here to its linear layers.
-def _rotate_in_place(model: Any, rng: np.random.Generator, progress: Progress | None) -> None:
+def _rotate_in_place(
+    model: Any, rng: np.random.Generator, keep: Sequence[int], progress: Progress | None
+) -> None:
     import torch  # noqa: PLC0415 - torch is an extra
 
     _untie(model)
     embedding = model.model.embed_tokens.weight
-    r = torch.from_numpy(random_orthogonal(embedding.shape[1], rng))
+    r = torch.from_numpy(_residual_rotation(embedding.shape[1], keep, rng))
     embedding.copy_(embedding.double() @ r)
     _fold_and_turn_inputs([model.lm_head], model.model.norm, r)
     layers = model.model.layers
@@ -87,6 +146,19 @@ def _rotate_in_place(model: Any, rng: np.random.Generator, progress: Progress | 
         _turn_value_heads(attention.v_proj, attention.o_proj, attention.head_dim, rng)
         if progress is not None:
             progress(done, len(layers))
+
+
+def _residual_rotation(
+    width: int, keep: Sequence[int], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Return R: the identity on the channels to keep, a random orthogonal matrix on the rest."""
+    if any(not 0 <= channel < width for channel in keep):
+        raise ValueError(f"channels to keep {tuple(keep)} are not all below the width {width}")
+    rest = np.setdiff1d(np.arange(width), np.asarray(keep, dtype=np.int64))
+    r = np.eye(width)
+    if len(rest):
+        r[np.ix_(rest, rest)] = random_orthogonal(len(rest), rng)
+    return r
 
 
 def _untie(model: Any) -> None:

@@ -184,7 +184,7 @@ def same_bytes(
     fmt: Format, expected: dict[str, U8], found: dict[str, U8], x: F32, level: TensorLevel
 ) -> None:
     """Two encodings are the same bytes, but for blocks where both grids are as good."""
-    if all(np.array_equal(expected[name], found.get(name)) for name in expected):
+    if all(name in found and np.array_equal(expected[name], found[name]) for name in expected):
         return
     length = x.shape[1]
     one = decode(fmt, expected, length, level)

@@ -90,7 +90,7 @@ def _scales(view: View, level: TensorLevel) -> F32:
     chosen = codes[np.unique(np.linspace(0, codes.size - 1, TIE_SCALES).astype(np.int64))]
     values = np.array(view.scale.values_bits, np.uint32).view(np.float32)[chosen]
     with np.errstate(over="ignore", under="ignore"):
-        scaled = values * np.float32(level.multiplier)
+        scaled: F32 = values * np.float32(level.multiplier)
     return scaled[np.isfinite(scaled) & (scaled > 0)]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
 
 from ...compiler.exact import FP32_MAX, floor_log2, round_fp32
 from ...compiler.format import Format, Grid
@@ -47,9 +49,7 @@ def decode(fmt: Format, select: int, code: int, magnitude: int, multiplier: floa
     return round_fp32(value * effective)
 
 
-def _with_grid(
-    fmt: Format, index: int, block: Sequence[float], multiplier: float
-) -> OracleBlock:
+def _with_grid(fmt: Format, index: int, block: Sequence[float], multiplier: float) -> OracleBlock:
     grid = fmt.grids[index]
     magnitude, negative, scale = _scale(fmt, grid, block, multiplier)
     unit = scale or Fraction(1)
@@ -61,7 +61,10 @@ def _with_grid(
         decoded.append(round_fp32((value or Fraction(0)) * sign * scale))
     finite = all(abs(d) != float("inf") for d in decoded)
     error = (
-        sum(((Fraction(x) - Fraction(d)) ** 2 for x, d in zip(block, decoded, strict=True)), Fraction(0))
+        sum(
+            ((Fraction(x) - Fraction(d)) ** 2 for x, d in zip(block, decoded, strict=True)),
+            Fraction(0),
+        )
         if finite
         else Fraction(2) ** 512
     )
@@ -85,20 +88,25 @@ def _scale(
         code = fmt.scale.zero_block
     else:
         target = wanted / Fraction(multiplier)
-        legal = [
-            (value, code)
-            for code, value in enumerate(number.magnitudes())
-            if value is not None and value >= fmt.scale.minimum
-        ]
+        legal = _legal_scales(fmt)
         down = fmt.scale.rounding == "down" or rule == "floor_log2"
         code = _round_scale(legal, target, "down" if down else fmt.scale.rounding)
     value = number.magnitude(code) or Fraction(0)
     return code, negative, Fraction(round_fp32(value * Fraction(multiplier)))
 
 
-def _wanted(
-    fmt: Format, grid: Grid, block: Sequence[float]
-) -> tuple[Fraction | None, bool]:
+@lru_cache(maxsize=8)
+def _legal_scales(fmt: Format) -> list[tuple[Fraction, int]]:
+    """Every stored scale that a block with a nonzero element may take, with its code."""
+    magnitudes = fmt.scale.word.number.magnitudes()
+    return [
+        (value, code)
+        for code, value in enumerate(magnitudes)
+        if value is not None and value >= fmt.scale.minimum
+    ]
+
+
+def _wanted(fmt: Format, grid: Grid, block: Sequence[float]) -> tuple[Fraction | None, bool]:
     """The real scale that the rule asks for (None for an all-zero block), and its sign."""
     exact = [Fraction(x) for x in block]
     if fmt.scale.rule == "argmax":
@@ -159,7 +167,7 @@ def _nearest(
         as_fp32 = round_fp32(quotient)
         quotient = Fraction(as_fp32) if abs(as_fp32) != float("inf") else quotient
     numbers = sorted(canonical)
-    for low, high in zip(numbers, numbers[1:], strict=False):
+    for low, high in pairwise(numbers):
         middle = (low + high) / 2
         if rounded:
             middle = Fraction(round_fp32(middle))

@@ -1,0 +1,268 @@
+"""What the Triton templates need to know of a format, decided once, in plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from ...compiler.exact import FP32_MAX, fp32_bits, fp32_from_bits
+from ...compiler.view import NAN_BITS, NEGATIVE_ZERO_BITS, GridView, View
+
+#: Up to this many thresholds a kernel spells them out; above, it loops over a table.
+MAX_SPELT_OUT = 64
+MAX_SPELT_OUT_IN_ALL = 256
+
+#: Elements that one program of the encoder and the decoder works on.
+TILE = 2048
+
+#: Elements of one step of a GEMV program, all rows together, and its rows.
+GEMV_TILE = 4096
+GEMV_ROWS = 4
+
+#: Tie modes of a threshold, the last column of ``Threshold``.
+TIE_DOWN, TIE_UP, TIE_UP_AT_ZERO = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """One step of a grid's ladder: above it an element takes ``code``.
+
+    ``kind`` is ``product`` (scale * midpoint), ``zero`` (the midpoint is zero), ``split``
+    (between -0 and +0) or ``quotient`` (a constant key). ``key`` is a constant key, or 0.
+    """
+
+    kind: str
+    midpoint: float
+    tie: int
+    key: int
+    code: int
+
+    @property
+    def label(self) -> str:
+        """The value that a quotient is compared with, for a comment."""
+        return f"{fp32_from_bits(_bits_of_key(self.key)):.9g}"
+
+
+@dataclass(frozen=True, slots=True)
+class GridPlan:
+    """One grid: its ladder, where it starts, and how its scale follows from the peaks."""
+
+    index: int
+    name: str
+    first_code: int
+    thresholds: tuple[Threshold, ...]
+    offset: int
+    zero_code: int
+    positive_divisor: float
+    negative_divisor: float
+    end_is_negative: bool
+    select_bits: int
+
+    @property
+    def peaks(self) -> tuple[str, ...]:
+        """The peaks that count: ``("peak",)`` where both sides count alike."""
+        if self.positive_divisor == self.negative_divisor:
+            return ("peak",)
+        return ("positive",) if self.negative_divisor == 0 else ("positive", "negative")
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePlan:
+    """How a magnitude code becomes binary32.
+
+    ``kind`` is ``word`` (it is the number), ``shift`` (bits = (code << shift) + offset),
+    ``rescale`` (the number with bits code << shift, times ``factor``) or ``table``.
+    ``first_bits`` overrides code 0 of ``shift``; codes from ``first_nan`` on are NaN.
+    """
+
+    kind: str
+    shift: int = 0
+    offset: int = 0
+    factor: float = 1.0
+    first_bits: int | None = None
+    first_nan: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A format as the Triton templates see it."""
+
+    view: View
+    grids: tuple[GridPlan, ...]
+    scale: ScalePlan
+    lanes: int
+    spelt_out: bool
+
+    @property
+    def packs_in_kernel(self) -> bool:
+        """Whether every block's codes fill whole bytes, none of which holds a split code."""
+        bits = self.view.format.code_bits
+        return 8 % bits == 0 and self.view.format.block * bits % 8 == 0
+
+    @property
+    def pairs(self) -> bool:
+        """Whether two codes share a byte that is looked up at once."""
+        return self.view.format.code_bits == 4 and self.packs_in_kernel
+
+    @property
+    def packs_words(self) -> bool:
+        """Whether scale words begin within bytes and need the packing kernel."""
+        return self.view.scale.container == 12
+
+    @property
+    def needs_pack_kernel(self) -> bool:
+        """Whether any stream goes through the packing kernel."""
+        has_field = self.view.format.select.place == "field"
+        return has_field or self.packs_words or not self.packs_in_kernel
+
+    @property
+    def zero_is_nan(self) -> bool:
+        """Whether code 0, which fills masked lanes, is no number."""
+        return self.view.decode_bits[0] == NAN_BITS
+
+    @property
+    def propagates_nan(self) -> bool:
+        """Whether a NaN reaches the encoder."""
+        return self.view.format.policies.nan == "propagate"
+
+    @property
+    def kinds(self) -> frozenset[tuple[str, int]]:
+        """The (kind, tie) pairs in use, so that only their helpers are written."""
+        return frozenset((t.kind, t.tie) for grid in self.grids for t in grid.thresholds)
+
+    @property
+    def peaks(self) -> frozenset[str]:
+        """The peaks that some grid asks for."""
+        return frozenset(peak for grid in self.grids for peak in grid.peaks)
+
+    @property
+    def group_fields(self) -> int:
+        """How many codes fill whole bytes."""
+        return 8 // gcd(self.view.format.code_bits, 8)
+
+    @property
+    def encode_blocks(self) -> int:
+        """Blocks of one program of the encoder and the decoder."""
+        return max(1, TILE // self.lanes)
+
+    @property
+    def gemv_blocks(self) -> int:
+        """Blocks of one step of one row of a GEMV program."""
+        return max(1, GEMV_TILE // (GEMV_ROWS * self.lanes))
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program."""
+        return 8 if self.lanes > TILE else 4
+
+
+def plan_of(view: View) -> Plan:
+    """Decide how the kernels of a format are written.
+
+    Raises:
+        ValueError: a table is not of the shape that the kernels rely on; the message
+            names the reason.
+    """
+    exact = view.format.policies.compare == "exact"
+    ladders = [_ladder(grid, exact) for grid in view.grids]
+    counts = [len(ladder) for ladder in ladders]
+    offsets = [sum(counts[:i]) for i in range(len(counts))]
+    plans = tuple(
+        GridPlan(
+            index=index,
+            name=grid.name,
+            first_code=grid.order[0],
+            thresholds=ladder,
+            offset=offset,
+            zero_code=grid.zero_code,
+            positive_divisor=float(grid.positive_divisor),
+            negative_divisor=float(grid.negative_divisor),
+            end_is_negative=grid.end_is_negative,
+            select_bits=_select_bits(view, index),
+        )
+        for index, (grid, ladder, offset) in enumerate(
+            zip(view.grids, ladders, offsets, strict=True)
+        )
+    )
+    _check_ranks(view)
+    return Plan(
+        view=view,
+        grids=plans,
+        scale=_scale_plan(view),
+        lanes=1 << (view.format.block - 1).bit_length(),
+        spelt_out=max(counts) <= MAX_SPELT_OUT and sum(counts) <= MAX_SPELT_OUT_IN_ALL,
+    )
+
+
+def total_order_key(bits: int) -> int:
+    """The signed 32-bit key of binary32 bits: ascending like the numbers, -0 below +0."""
+    return bits if bits < NEGATIVE_ZERO_BITS else NEGATIVE_ZERO_BITS - 1 - bits
+
+
+def _bits_of_key(key: int) -> int:
+    return key if key >= 0 else NEGATIVE_ZERO_BITS - 1 - key
+
+
+def _ladder(grid: GridView, exact: bool) -> tuple[Threshold, ...]:
+    """The grid's thresholds in ascending order, each with the code above it.
+
+    The last threshold below x decides, which is the count of those below it as they ascend.
+    Two quotients may round to the same number and swap places: sorted, the count stays.
+    """
+    if not exact:
+        keys = sorted(total_order_key(bits) for bits in grid.quotient_bits)
+        return tuple(
+            Threshold("quotient", 0.0, TIE_DOWN, key, code)
+            for key, code in zip(keys, grid.order[1:], strict=True)
+        )
+    steps = []
+    for index, (middle, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True)):
+        code = grid.order[index + 1]
+        if index == grid.zero_split:
+            steps.append(Threshold("split", 0.0, TIE_UP, -1, code))
+        elif middle == 0:
+            tie = TIE_UP_AT_ZERO if up else TIE_DOWN
+            steps.append(Threshold("zero", 0.0, tie, -tie, code))
+        else:
+            tie = TIE_UP if up else TIE_DOWN
+            steps.append(Threshold("product", float(middle), tie, 0, code))
+    return tuple(steps)
+
+
+def _select_bits(view: View, index: int) -> int:
+    """The bits of a scale word that say ``index``."""
+    positions = reversed(view.format.select.positions)
+    return sum(1 << position for i, position in enumerate(positions) if index >> i & 1)
+
+
+def _check_ranks(view: View) -> None:
+    ranks = view.scale.ranks[1:]
+    if ranks and ranks != tuple(range(ranks[0], ranks[0] + len(ranks))):
+        raise ValueError("triton: the scale word's magnitudes do not ascend with their codes")
+    if any(divisor > FP32_MAX for g in view.grids for divisor in (g.positive_divisor,)):
+        raise ValueError("triton: a grid's end lies outside binary32")
+
+
+def _scale_plan(view: View) -> ScalePlan:
+    """The cheapest way to decode the scale word that has the table's bits for every code."""
+    if view.scale.is_fp32:
+        return ScalePlan("word")
+    values = view.scale.values_bits
+    first_nan = values.index(NAN_BITS) if NAN_BITS in values else len(values)
+    numbers = values[:first_nan]
+    if any(bits != NAN_BITS for bits in values[first_nan:]) or len(numbers) < 2:
+        return ScalePlan("table")
+    nan = first_nan if first_nan < len(values) else None
+    number = view.format.scale.word.number
+    shift = 23 - number.mantissa
+    offset = numbers[1] - (1 << shift)
+    if all(bits == (code << shift) + offset for code, bits in enumerate(numbers) if code):
+        first = None if numbers[0] == offset else numbers[0]
+        return ScalePlan("shift", shift, offset, first_bits=first, first_nan=nan)
+    power = 127 - number.bias
+    if -126 <= power <= 127:
+        factor = 2.0**power
+        scaled = [fp32_from_bits(code << shift) * factor for code in range(len(numbers))]
+        if all(s <= FP32_MAX and fp32_bits(s) == b for s, b in zip(scaled, numbers, strict=True)):
+            return ScalePlan("rescale", shift, factor=factor, first_nan=nan)
+    return ScalePlan("table")

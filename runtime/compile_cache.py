@@ -1,0 +1,152 @@
+"""Compiling generated C to a shared library, once for each text, compiler and processor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from .backend import BackendUnavailable
+
+#: The bits of the results depend on the last of these; none allows unsafe mathematics.
+BASE_FLAGS = ("-O3", "-std=c11", "-shared", "-fPIC", "-ffp-contract=off")
+NATIVE_FLAG = "-march=native"
+
+#: Seconds that a compiler may take for one file.
+COMPILE_TIMEOUT = 120
+
+#: Characters of a compiler's complaint that a message repeats.
+_COMPLAINT = 600
+
+
+def cache_directory() -> Path:
+    """Where built libraries are kept: $FMTC_CACHE, else fmtc in the XDG cache directory."""
+    chosen = os.environ.get("FMTC_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmtc"
+
+
+def find_compiler() -> tuple[str, ...]:
+    """The C compiler's command: $CC, else the first of cc, gcc and clang on the path.
+
+    Raises:
+        BackendUnavailable: there is none.
+    """
+    chosen = shlex.split(os.environ.get("CC", ""))
+    for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
+        path = shutil.which(command[0])
+        if path is not None:
+            return (path, *command[1:])
+    if chosen:
+        raise BackendUnavailable(f"the C compiler of $CC, '{chosen[0]}', is not there")
+    raise BackendUnavailable("there is no C compiler (looked for $CC, cc, gcc and clang)")
+
+
+def compile_library(
+    files: Mapping[str, str], *, native: bool = True, extra_flags: tuple[str, ...] = ()
+) -> Path:
+    """The shared library of generated C files, built unless the cache has it.
+
+    The key is a SHA-256 over the texts, the compiler's version, the flags and, for a
+    library that is tuned for this processor, the processor's features. A library appears
+    in the cache whole or not at all, so that several processes may build at once.
+
+    Args:
+        files: file name -> text; every ``.c`` file is compiled, the others are headers.
+        native: use every instruction of this processor.
+        extra_flags: further compiler flags.
+
+    Raises:
+        BackendUnavailable: no compiler, a compile error, or a cache that cannot be written.
+    """
+    compiler = find_compiler()
+    flags = (*BASE_FLAGS, *extra_flags)
+    attempts = [(NATIVE_FLAG, *flags), flags] if native else [flags]
+    complaint = ""
+    for attempt in attempts:
+        library = cache_directory() / f"{_key(files, compiler, attempt)}.so"
+        if library.is_file():
+            return library
+        complaint = _build(files, compiler, attempt, library)
+        if not complaint:
+            return library
+    raise BackendUnavailable(f"'{shlex.join(compiler)}' cannot build the C back end: {complaint}")
+
+
+def _build(
+    files: Mapping[str, str], compiler: tuple[str, ...], flags: tuple[str, ...], library: Path
+) -> str:
+    """Compile in a temporary directory and move the result in place; the complaint, or ''."""
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as scratch:
+            for name, text in files.items():
+                (Path(scratch) / name).write_text(text, encoding="utf-8")
+            sources = [name for name in files if name.endswith(".c")]
+            complaint = _run([*compiler, *flags, "-o", "library.so", *sources], scratch)
+            if not complaint:
+                (Path(scratch) / "library.so").replace(library)
+            return complaint
+    except OSError as error:
+        raise BackendUnavailable(
+            f"the compile cache '{library.parent}' cannot be written ({error.strerror}); "
+            "set FMTC_CACHE to a directory of your own"
+        ) from error
+
+
+def _run(command: list[str], directory: str) -> str:
+    try:
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, timeout=COMPILE_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {COMPILE_TIMEOUT} s"
+    except OSError as error:
+        return str(error.strerror)
+    if done.returncode == 0:
+        return ""
+    text = done.stderr.decode("utf-8", "replace").strip()
+    return text[:_COMPLAINT] or f"it ended with status {done.returncode}"
+
+
+def _key(files: Mapping[str, str], compiler: tuple[str, ...], flags: tuple[str, ...]) -> str:
+    parts = [_version(compiler), *compiler, *flags, platform.machine()]
+    if NATIVE_FLAG in flags:
+        parts.append(_processor_features())
+    for name, text in sorted(files.items()):
+        parts += [name, text]
+    digest = hashlib.sha256()
+    for part in parts:
+        octets = part.encode()
+        digest.update(len(octets).to_bytes(8, "little") + octets)
+    return digest.hexdigest()
+
+
+@cache
+def _version(compiler: tuple[str, ...]) -> str:
+    try:
+        done = subprocess.run(
+            [*compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+@cache
+def _processor_features() -> str:
+    """What -march=native depends on: model and feature flags, as the kernel names them."""
+    wanted = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(line for line in first.splitlines() if line.split("\t")[0] in wanted)

@@ -1,0 +1,213 @@
+"""``python -m fmtc.runtime.demo``: the main job on real input.
+
+SmolLM2-135M is loaded from its GGUF file and rotated (its raw weights already lie on an int4
+grid, which would make any 4-bit result fake). Every shipped format quantizes all its linear
+weights into a real checkpoint, which is read back and evaluated. Then one format is built for
+every target and its RTL is simulated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import _console, codegen, formats
+from .._version import __version__
+from .atomic import write_atomically
+from .backend import BackendUnavailable
+from .checkpoint import Checkpoint, write_checkpoint
+from .format import Format, load
+from .models import (
+    Perplexity,
+    evaluation_text,
+    find_demo_model,
+    load_gguf_model,
+    perplexity,
+    rotate,
+    set_linear_weights,
+)
+from .simulate import lint, simulate
+from .sources import ModelSource, open_source
+
+if TYPE_CHECKING:
+    import torch
+
+CONTEXT = 512
+WINDOWS = 8
+HARDWARE_FORMAT = "po2_nf4"
+
+
+def main() -> None:
+    """Run the demo in ``build/demo`` and print its table."""
+    start = time.perf_counter()
+    try:
+        run(Path("build") / "demo")
+    except (OSError, ImportError, ValueError, BackendUnavailable) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"the demo took {time.perf_counter() - start:.0f} s; its files are in build/demo")
+
+
+def run(folder: Path) -> None:
+    """Quantize, measure and build; everything is written below ``folder``."""
+    path = find_demo_model()
+    with _stage(f"loading {path.name}"):
+        loaded = load_gguf_model(path)
+    tokens = loaded.encode(evaluation_text())[: CONTEXT * WINDOWS]
+    with _stage("rotating it (the function stays the same)"):
+        rotated = rotate(loaded.model)
+    fingerprint = _fingerprint(path, tokens)
+    file = _store(folder / "rotated", rotated, fingerprint)
+    models = {"none (as published)": loaded.model, "none (rotated)": rotated}
+    known = _known(folder / "baseline.json", fingerprint)
+    table, base = [], None
+    for name, model in models.items():
+        base = known.get(name) or _evaluate(name, model, tokens)
+        known[name] = base
+        table.append({"format": name, "bpw": 32.0, "NMSE": 0.0, **_columns(base, base)})
+    _remember(folder / "baseline.json", fingerprint, known)
+    source = open_source(file)
+    weights = 0
+    for name in formats.names():
+        row, weights = _quantize(folder / name, source, load(name), rotated, tokens, base)
+        table.append(row)
+    click.echo(
+        f"\n{loaded.name}: {weights:,} linear weights, perplexity over {len(tokens):,} tokens of "
+        "the King James Bible"
+    )
+    _console.table(table)
+    write_atomically(folder / "results.json", json.dumps(table, indent=1).encode())
+    _build(folder / f"{HARDWARE_FORMAT}-build", load(HARDWARE_FORMAT))
+
+
+def _quantize(
+    out: Path,
+    source: ModelSource,
+    fmt: Format,
+    model: torch.nn.Module,
+    tokens: Sequence[int],
+    base: Perplexity | None,
+) -> tuple[dict[str, Any], int]:
+    """Write a checkpoint, read it back from disk, and measure what was read."""
+    with _bar(f"{fmt.name}: quantizing") as step:
+        write_checkpoint(source, fmt, out, progress=step)
+    checkpoint = Checkpoint(out)
+    with _bar(f"{fmt.name}: reading back") as step:
+        totals = checkpoint.totals(source, step)
+        decoded = {name: checkpoint.tensor(name) for name in checkpoint.quantized_names}
+    set_linear_weights(model, decoded)
+    measured = _evaluate(fmt.name, model, tokens)
+    row = {
+        "format": fmt.name,
+        "bpw": totals.bpw,
+        "NMSE": totals.nmse,
+        **_columns(measured, base or measured),
+    }
+    return row, totals.weights
+
+
+def _columns(measured: Perplexity, base: Perplexity) -> dict[str, Any]:
+    difference, error = measured.difference(base)
+    return {
+        "perplexity": round(measured.ppl, 3),
+        "delta nll": round(difference, 4),
+        "+-": round(error, 4),
+    }
+
+
+def _evaluate(name: str, model: torch.nn.Module, tokens: Sequence[int]) -> Perplexity:
+    with _bar(f"{name}: perplexity") as step:
+        return perplexity(
+            model, tokens, CONTEXT, progress=lambda done, total: step("", done, total)
+        )
+
+
+def _fingerprint(path: Path, tokens: Sequence[int]) -> str:
+    parts = [__version__.encode(), path.read_bytes(), json.dumps(list(tokens)).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _store(folder: Path, model: torch.nn.Module, fingerprint: str) -> Path:
+    """The model as a safetensors file, written unless it is there already."""
+    from safetensors.torch import save  # noqa: PLC0415 - optional package
+
+    file = folder / f"{fingerprint[:16]}.safetensors"
+    if not file.is_file():
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        write_atomically(file, save(state))
+    return file
+
+
+def _known(file: Path, fingerprint: str) -> dict[str, Perplexity]:
+    """Baselines that an earlier run measured on the same model, text and version."""
+    try:
+        stated = json.loads(file.read_text())
+        if stated["fingerprint"] != fingerprint:
+            return {}
+        rows = stated["rows"].items()
+        known = {
+            name: Perplexity(**{**row, "windows": tuple(row["windows"])}) for name, row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    click.echo("the perplexity before quantization is known from an earlier run")
+    return known
+
+
+def _remember(file: Path, fingerprint: str, known: dict[str, Perplexity]) -> None:
+    rows = {name: asdict(row) for name, row in known.items()}
+    write_atomically(file, json.dumps({"fingerprint": fingerprint, "rows": rows}).encode())
+
+
+def _build(folder: Path, fmt: Format) -> None:
+    with _stage(f"building {fmt.name} for {', '.join(codegen.TARGETS)}"):
+        files = 0
+        for target in codegen.TARGETS:
+            for name, text in codegen.emit(fmt, target).items():
+                write_atomically(folder / target / name, text.encode())
+                files += 1
+    click.echo(f"{files} files in {folder}")
+    try:
+        with _stage(f"linting and simulating the RTL of {fmt.name}"):
+            lint(fmt)
+            report = simulate(fmt)
+    except BackendUnavailable as reason:
+        click.echo(f"RTL simulation skipped: {reason}")
+        return
+    for bench in report.benches:
+        click.echo(f"  {bench.name}: {'PASS' if bench.passed else 'FAIL'}, {bench.vectors} vectors")
+    if not all(bench.passed for bench in report.benches):
+        raise ValueError("the RTL differs from the golden vectors")
+
+
+@contextmanager
+def _stage(what: str) -> Iterator[None]:
+    """Say what is being done, and how long it took."""
+    start = time.perf_counter()
+    click.echo(f"{what} ...", nl=False)
+    try:
+        yield
+    finally:
+        click.echo(f" {time.perf_counter() - start:.1f} s")
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Any]:
+    """A progress bar on a terminal, and one line when the work is done."""
+    start = time.perf_counter()
+    with _console.steps() as step:
+        yield lambda _, done, total: step(what, done, total)
+    click.echo(f"{what} {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
