@@ -45,6 +45,15 @@ def bad_input(error: Exception) -> None:
         click.echo(f"error: {error}", err=True)
 
 
+def report(error: Exception) -> dict[str, Any]:
+    """What is wrong with a file as JSON-ready values: its faults, or why it cannot be read."""
+    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+
+    if isinstance(error, FormatError):
+        return {"faults": faults(error)}
+    return {"faults": [], "error": str(error)}
+
+
 def faults(error: FormatError) -> list[dict[str, Any]]:
     """The diagnostics of a report as JSON-ready values."""
     return [

@@ -6,6 +6,8 @@ need when they run, so that ``fmtc --help`` answers at once.
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,8 @@ class _Commands(click.Group):
 
         try:
             return super().invoke(ctx)
-        except click.exceptions.ClickException:
-            raise
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough: click ends without a word
         except user_errors() as error:
             bad_input(error)
             ctx.exit(2)
@@ -82,9 +84,9 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     for file in files:
         try:
             fmt = formats.load(file)
-        except FormatError as error:
+        except (FormatError, formats.UnknownFormat) as error:
             failed = True
-            rows.append({"file": file, "ok": False, "faults": _console.faults(error)})
+            rows.append({"file": file, "ok": False, **_console.report(error)})
             if not as_json:
                 _console.bad_input(error)
         else:
@@ -107,15 +109,21 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
 @click.pass_context
 def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str | None) -> None:
     """Rewrite .fmt files in the canonical layout."""
-    from . import formats  # noqa: PLC0415
+    from . import _console, formats  # noqa: PLC0415
+    from .dsl.diagnostics import FormatError  # noqa: PLC0415
     from .dsl.parser import parse  # noqa: PLC0415
     from .dsl.printer import print_file  # noqa: PLC0415
     from .runtime.atomic import write_atomically  # noqa: PLC0415
 
-    different = False
+    different = failed = False
     for path in files:
-        text = formats.read_text(path)
-        canonical = print_file(parse(text, str(path)))
+        try:
+            text = formats.read_text(path)
+            canonical = print_file(parse(text, str(path)))
+        except (FormatError, formats.UnknownFormat) as error:
+            failed = True
+            _console.bad_input(error)
+            continue
         if out:
             click.echo(canonical, nl=False)
         elif canonical != text:
@@ -123,7 +131,7 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
             if not only_check:
                 write_atomically(path, canonical.encode())
             click.echo(f"{path}: {'would be rewritten' if only_check else 'rewritten'}")
-    ctx.exit(1 if different and only_check else 0)
+    ctx.exit(2 if failed else 1 if different and only_check else 0)
 
 
 @cli.command()
@@ -156,7 +164,7 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
     from . import _console, codegen, formats  # noqa: PLC0415
     from .runtime.atomic import write_atomically  # noqa: PLC0415
 
-    targets = [name.strip() for name in target.split(",") if name.strip()]
+    targets = list(dict.fromkeys(name.strip() for name in target.split(",")))
     for name in targets:
         if name not in TARGETS:
             raise click.BadParameter(
@@ -168,15 +176,22 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
         for name in targets:
             step(name)
             for file, text in codegen.emit(value, name).items():
-                write_atomically(out / name / file, text.encode())
-                rows.append({"target": name, "file": str(out / name / file), "bytes": len(text)})
+                octets = text.encode()
+                write_atomically(out / name / file, octets)
+                rows.append({"target": name, "file": str(out / name / file), "bytes": len(octets)})
     write_atomically(out / f"{value.name}.fmt", value.source.encode())
     _console.table(rows, as_json=as_json)
 
 
 @cli.command()
 @click.argument("format_name", metavar="FORMAT")
-@click.option("--cases", default=100_000, show_default=True, help="Random values a back end.")
+@click.option(
+    "--cases",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Random values a back end.",
+)
 @click.option("--quick", is_flag=True, help="Leave out RTL simulation and offline GPU compilation.")
 @_json
 @click.pass_context
@@ -219,7 +234,8 @@ def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bo
     from .runtime.sources import open_source  # noqa: PLC0415
 
     value = _load(format_name)
-    if out.exists() and not (out / MANIFEST).is_file():
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and not (out / MANIFEST).is_file():
         raise click.BadParameter(f"'{out}' exists and is no fmtc checkpoint", param_hint="-o")
     if model.exists() and out.resolve() == model.resolve():
         raise click.BadParameter("OUT is the model itself", param_hint="-o")
@@ -265,4 +281,8 @@ def _load(format_name: str) -> Format:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A title may hold characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     cli()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
 from ..dsl.ast import Atom, Expr, GridDecl, Setting, Span
-from ..dsl.diagnostics import did_you_mean
 from .exact import FP32_MAX, is_fp32, round_fp32, show_number, significant_bits
 from .floats import SmallFloat, named_float
 from .format import Grid
 from .hosts import HIF_HOSTS, holds
-from .report import Report, Settings
+from .report import Report, Settings, suggest
 from .vocabulary import FLOAT_KNOBS, INTEGER_KNOBS
 
 #: Widest element code.
@@ -22,6 +23,8 @@ MAX_CODE_BITS = 8
 MIDPOINT_BITS = 29
 
 ATOM_KINDS = ("codebook", "int", "hif7", "hif8")
+#: What other libraries call these floats.
+_ALSO_CALLED = {"fp4": "e2m1", "fp6": "e2m3", "fp8": "e4m3"}
 _COMMON_FLOATS = ("e2m1", "e1m2", "e3m0", "e2m3", "e3m2", "e4m3", "e5m2", "e2m2", "e3m3")
 
 
@@ -94,7 +97,7 @@ def _element_float(atom: Atom, report: Report) -> SmallFloat | None:
             f"no atom is called '{kind}'",
             atom.kind.span,
             expected="codebook, int, hif7, hif8 or a float such as e2m1, e3m2, ue4m4",
-            hint=did_you_mean(kind, (*ATOM_KINDS, *_COMMON_FLOATS)),
+            hint=_atom_hint(kind),
         )
         return None
     if atom.values is not None or atom.bits is not None:
@@ -116,10 +119,33 @@ def _element_float(atom: Atom, report: Report) -> SmallFloat | None:
     return number
 
 
+def float_hint(name: str, known: Iterable[str]) -> str | None:
+    """The float that a name of another convention holds (``float8_e4m3fn``), or a near one."""
+    inner = re.search(r"(s0|s1|u)?e\d{1,2}m\d{1,2}", name.lower())
+    other = inner[0] if inner else _ALSO_CALLED.get(name.lower(), name)
+    if other != name and named_float(other):
+        return f"did you mean '{other}'?"
+    return suggest(name, known)
+
+
+def _atom_hint(kind: str) -> str:
+    integer = re.fullmatch(r"(u?)s?int_?([1-8])", kind.lower())
+    if integer:
+        return f"write 'int {integer[2]}{' { range unsigned }' * bool(integer[1])}'"
+    hint = float_hint(kind, (*ATOM_KINDS, *_COMMON_FLOATS))
+    return hint or "for values of your own write 'grid name = codebook 4 { ... }'"
+
+
 def _no_body(atom: Atom, report: Report) -> bool:
     if atom.bits is None and atom.values is None and not atom.settings:
         return True
-    report.add("E0205", f"'{atom.kind.text}' takes no width, values or settings", atom.span)
+    kind = atom.kind.text
+    report.add(
+        "E0205",
+        f"'{kind}' takes no width, values or settings",
+        atom.span,
+        hint=f"write '{kind}' alone; 'host {kind}' keeps a codebook inside it",
+    )
     return False
 
 
@@ -164,7 +190,12 @@ def _to_host(expr: Expr, value: Fraction, host: str, report: Report) -> Fraction
     """Round to binary32 (the visible default), or insist that a HIF host has the value."""
     if host == "fp32":
         if abs(value) > FP32_MAX:
-            report.add("E0303", "fp32 has no such large number", expr.span)
+            report.add(
+                "E0303",
+                f"fp32 cannot hold {show_number(value)}",
+                expr.span,
+                expected="at most 2^128 - 2^104, about 3.4e38",
+            )
             return None
         return Fraction(round_fp32(value))
     if holds(host, value):
@@ -187,7 +218,12 @@ def _integer(atom: Atom, report: Report) -> tuple[Fraction | None, ...] | None:
     if bits is None:
         return None
     if atom.values is not None:
-        report.add("E0205", "an integer atom takes no list of values", atom.span)
+        report.add(
+            "E0205",
+            "an integer atom takes no list of values",
+            atom.span,
+            hint=f"write 'codebook {bits} {{ ... }}' for values of your own",
+        )
         return None
     if knobs.choice("range") == "unsigned":
         return tuple(Fraction(code) for code in range(1 << bits))
@@ -230,6 +266,14 @@ def _is_sound(grid: Grid, host: str, span: Span, report: Report) -> bool:
                 hint=None if host == "fp32" else "scale the grid to integers, or leave host out",
             )
             return False
+    if grid.high <= 0:
+        report.add(
+            "E0408",
+            f"the grid '{grid.name}' has no positive value",
+            span,
+            hint="a scale maps the block's largest element to the grid's positive end",
+        )
+        return False
     for low, high in pairwise(numbers):
         bits = significant_bits((low + high) / 2)
         if bits is None or bits > MIDPOINT_BITS:
@@ -238,7 +282,7 @@ def _is_sound(grid: Grid, host: str, span: Span, report: Report) -> bool:
                 f"the midpoint of {show_number(low)} and {show_number(high)} needs {bits} "
                 f"significant bits; {MIDPOINT_BITS} can be compared exactly",
                 span,
-                hint="round the grid's values to fewer digits",
+                hint="write fewer digits, or values whose sizes are closer together",
             )
             return False
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 from ..dsl.ast import Binary, Call, Expr, Negate, Number, Span
@@ -13,6 +14,15 @@ FP32_MAX = Fraction((1 << 24) - 1) * Fraction(2) ** 104
 
 #: No literal or power in a .fmt file may leave 2^-4096 .. 2^4096.
 MAX_EXPONENT = 4096
+
+#: Numbers with longer numerators or denominators are shown as a power of two.
+MAX_SHOWN_BITS = 400
+
+#: Longer decimals and fractions are shown rounded.
+MAX_SHOWN_PLACES = 40
+
+#: Most characters of a literal.
+MAX_LITERAL = 1000
 
 _LITERAL = re.compile(r"(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+))?\Z")
 
@@ -60,10 +70,20 @@ def _combine(op: str, left: Fraction, right: Fraction, span: Span) -> Fraction:
 
 
 def _literal(number: Number) -> Fraction:
+    if len(number.text) > MAX_LITERAL:
+        raise EvaluationError(
+            f"a number of {len(number.text)} characters is too long",
+            number.span,
+            f"{MAX_LITERAL} are more than any format needs",
+        )
     match = _LITERAL.match(number.text)
     exponent = int(match[2] or 0) if match and len(match[2] or "") <= 6 else None
     if match is None or exponent is None or abs(exponent) > MAX_EXPONENT // 4:
-        raise EvaluationError(f"'{number.text}' is not a number in range", number.span)
+        raise EvaluationError(
+            f"'{number.text}' is not a number in range",
+            number.span,
+            f"exponents of ten go from -{MAX_EXPONENT // 4} to {MAX_EXPONENT // 4}",
+        )
     return Fraction(match[1].rstrip(".") if match[1].endswith(".") else match[1]) * (
         Fraction(10) ** exponent
     )
@@ -72,8 +92,10 @@ def _literal(number: Number) -> Fraction:
 def _power(base: Fraction, exponent: Fraction, span: Span) -> Fraction:
     if exponent.denominator != 1 or abs(exponent) > MAX_EXPONENT:
         raise EvaluationError(
-            f"the exponent {exponent} must be an integer from -{MAX_EXPONENT} to {MAX_EXPONENT}",
+            f"the exponent {show_number(exponent)} is no integer from -{MAX_EXPONENT} to "
+            f"{MAX_EXPONENT}",
             span,
+            "a root has no exact value: write the number out" if exponent.denominator > 1 else None,
         )
     size = max(base.numerator.bit_length(), base.denominator.bit_length())
     if size * abs(int(exponent)) > 4 * MAX_EXPONENT:
@@ -124,10 +146,24 @@ def fp32_from_bits(bits: int) -> float:
 
 
 def show_number(value: Fraction) -> str:
-    """A short decimal where it is exact, else ``p/q``: for messages and tables."""
+    """A short decimal where it is exact, else ``p/q``, else ``about ...``: for messages."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_SHOWN_BITS:
+        return f"about {'-' * (value < 0)}2^{floor_log2(abs(value))}"
     bits = significant_bits(value)
     if bits is not None and bits <= 53 and abs(value) < Fraction(2) ** 60:
         return (
             f"{float(value):.17g}" if float(f"{float(value):g}") != value else f"{float(value):g}"
         )
-    return str(value)
+    text = _short_decimal(value) or str(value)
+    return text if len(text) <= MAX_SHOWN_PLACES else f"about {float(value):.6g}"
+
+
+def _short_decimal(value: Fraction) -> str | None:
+    """The exact decimal, such as ``0.3`` or ``1e-10``, or None when it is endless or long."""
+    for places in range(MAX_SHOWN_BITS // 4):
+        scaled = value * 10**places
+        if scaled.denominator == 1:
+            with localcontext(prec=MAX_SHOWN_BITS):
+                text = str(Decimal(scaled.numerator).scaleb(-places).normalize()).lower()
+            return text.replace("e+", "e")
+    return None

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from ..dsl.ast import Call, Expr, Setting, Span, Text, Word
-from ..dsl.diagnostics import Diagnostic, did_you_mean
+from ..dsl.ast import Expr, Setting, Span, Text, Word
+from ..dsl.diagnostics import Diagnostic, did_you_mean, nearest
 from .exact import EvaluationError, evaluate, show_number
-from .vocabulary import Knob
+from .vocabulary import FLOAT_KNOBS, FORMAT_KNOBS, INTEGER_KNOBS, SCALE_KNOBS, Knob
 
 #: Every code that the compiler reports, with what it stands for.
 CODES = {
@@ -35,6 +35,27 @@ CODES = {
     "E0407": "a scale value that the scale word lacks",
     "E0408": "the scale rule does not fit the grid or the word",
 }
+
+
+#: Whose setting a key is, for the hint where it stands in the wrong braces.
+_HOMES = (
+    (FORMAT_KNOBS, "the format: write it outside these braces"),
+    (SCALE_KNOBS, "the scale: write it in the braces of the scale clause"),
+    (FLOAT_KNOBS, "a float: write it in the braces of that grid or scale"),
+    (INTEGER_KNOBS, "the atom 'int': write it in the braces of that grid"),
+)
+
+
+def suggest(word: str, candidates: Iterable[str]) -> str | None:
+    """A hint that names the candidate most like ``word``, or one that is a part of it."""
+    known = list(candidates)
+    hint = did_you_mean(word, known)
+    if hint is None and len(word) >= 4:
+        lower = word.lower()
+        for candidate in known:
+            if lower in candidate or (len(candidate) >= 4 and candidate in lower):
+                return f"did you mean '{candidate}'?"
+    return hint
 
 
 @dataclass
@@ -94,15 +115,17 @@ class Settings:
         self._knobs = knobs
         self._report = report
         self._given: dict[str, Setting] = {}
+        self._tried: set[str | None] = set()
         for setting in given:
             key = setting.key.text
+            self._tried.add(key if key in knobs else nearest(key, knobs))
             if key not in knobs:
                 report.add(
                     "E0204",
                     f"{owner} has no setting '{key}'",
                     setting.key.span,
                     expected="one of " + ", ".join(knobs),
-                    hint=did_you_mean(key, knobs),
+                    hint=self._hint(key),
                 )
             elif key in self._given:
                 first = self._given[key].span.line
@@ -115,18 +138,25 @@ class Settings:
             elif self._legal(knobs[key], setting):
                 self._given[key] = setting
 
+    def _hint(self, key: str) -> str | None:
+        """The way out for an unknown key: where it belongs, or what it may be meant for."""
+        for home, where in _HOMES:
+            if key in home:
+                return f"'{key}' is a setting of {where}"
+        return suggest(key, self._knobs)
+
     def _legal(self, knob: Knob, setting: Setting) -> bool:
         value = setting.value
+        hint = None
         if isinstance(value, Word):
-            legal, shown, hint = (
-                value.text in knob.words,
-                value.text,
-                did_you_mean(value.text, knob.words),
-            )
+            legal, shown = value.text in knob.words, f"'{value.text}'"
+            hint = suggest(value.text, knob.words)
         elif isinstance(value, Text):
-            legal, shown, hint = False, f'"{value.text}"', None
+            legal, shown = False, "a string"
+            if value.text in knob.words:
+                hint = f"write it without quotes: {knob.key} {value.text}"
         else:
-            legal, shown, hint = knob.number or isinstance(value, Call), "a number", None
+            legal, shown = knob.number, "a number"
         if not legal:
             self._report.add(
                 "E0205",
@@ -136,6 +166,10 @@ class Settings:
                 hint=hint,
             )
         return legal
+
+    def tried(self, key: str) -> bool:
+        """Whether the file sets ``key``, be it misspelt or to an illegal value."""
+        return key in self._tried
 
     def span(self, key: str, otherwise: Span) -> Span:
         """Where ``key`` is said, or ``otherwise`` where it is defaulted."""

@@ -19,7 +19,7 @@ from ..dsl.parser import parse_partial
 from ..dsl.printer import print_file
 from .atoms import resolve_grid
 from .format import Format, Grid, Policies, Scale, Select
-from .report import Report, Settings
+from .report import Report, Settings, suggest
 from .scales import resolve_scale
 from .vocabulary import FORMAT_KNOBS, SELECT_PLACES
 
@@ -36,21 +36,20 @@ def compile_text(text: str, filename: str = "<text>") -> Format:
     parsed = parse_partial(text, filename)
     report = Report(list(parsed.diagnostics))
     compiled = None
-    if len(parsed.file.formats) == 1:
-        compiled = resolve(parsed.file.formats[0], report, parsed.damaged)
-    elif not (parsed.diagnostics or parsed.file.formats):
+    for declaration in parsed.file.formats:
+        compiled = resolve(declaration, report, parsed.damaged)
+    if not (parsed.diagnostics or parsed.file.formats):
         report.add(
             "E0201",
             "there is no format in this file",
             Span(1, 1, 1, 2),
             expected='a format, such as: format mine "Title" { block 16  grid e2m1  scale e8m0 }',
         )
-    elif parsed.file.formats:
-        second = parsed.file.formats[1]
+    for extra in parsed.file.formats[1:]:
         report.add(
             "E0201",
-            f"'{second.name.text}' is a second format in the same file",
-            second.name.span,
+            f"'{extra.name.text}' is one more format in the same file",
+            extra.name.span,
             hint="a file holds one format: move it to a file of its own",
         )
     if report.diagnostics or compiled is None:
@@ -98,7 +97,7 @@ def _block(knobs: Settings, name_span: Span, report: Report, damaged: frozenset[
     expr = knobs.expression("block")
     if expr is not None:
         return report.integer(expr, "a block", 1, MAX_BLOCK)
-    if "block" not in damaged:
+    if "block" not in damaged and not knobs.tried("block"):
         report.add(
             "E0401",
             "the format does not say how many elements share a scale",
@@ -132,15 +131,27 @@ def _grids(
             declaration.name.span,
             expected="a clause such as 'grid e2m1' or 'grid mine = codebook 4 { ... }'",
         )
-    widths = {len(grid.values) for grid in grids.values() if grid}
-    if len(widths) > 1:
-        report.add(
-            "E0304",
-            "the grids of a block must have codes of the same width",
-            declaration.name.span,
-            hint="give every grid the same number of bits",
-        )
+    _check_widths(declaration, grids, report)
     return grids
+
+
+def _check_widths(declaration: FormatDecl, grids: dict[str, Grid | None], report: Report) -> None:
+    widths = {name: (len(g.values) - 1).bit_length() for name, g in grids.items() if g}
+    first = next(iter(widths), "")
+    for clause in declaration.clauses:
+        if not isinstance(clause, GridDecl):
+            continue
+        width = widths.pop(clause.name.text, None)
+        if clause.name.text == first:
+            wanted = width
+        elif width is not None and width != wanted:
+            report.add(
+                "E0304",
+                f"the grid '{clause.name.text}' has {width}-bit codes, '{first}' has {wanted}-bit "
+                "codes",
+                clause.name.span,
+                hint="give all grids of a format the same number of bits",
+            )
 
 
 def _scale(
@@ -198,9 +209,11 @@ def _arms(
     clause: SelectDecl, grids: dict[str, Grid | None], bits: int | None, report: Report
 ) -> tuple[Grid, ...] | None:
     chosen: dict[int, Grid | None] = {}
+    unknown = False
     for arm in clause.arms:
         index = report.integer(arm.index, "a select index", 0, (1 << (bits or MAX_SELECT_BITS)) - 1)
         if arm.grid.text not in grids:
+            unknown = True
             report.add(
                 "E0206",
                 f"no grid is called '{arm.grid.text}'",
@@ -209,24 +222,29 @@ def _arms(
                 hint=did_you_mean(arm.grid.text, grids),
             )
         elif index is not None and index in chosen:
-            report.add("E0208", f"the index {index} is given to two grids", arm.span)
+            report.add(
+                "E0208",
+                f"the index {index} is given to two grids",
+                arm.span,
+                hint="give each grid an index of its own",
+            )
         elif index is not None:
             chosen[index] = grids[arm.grid.text]
     named = {arm.grid.text for arm in clause.arms}
     for name in grids:
-        if name not in named:
+        if name not in named and not unknown:
             report.add(
                 "E0405",
                 f"no select index leads to the grid '{name}'",
                 clause.span,
                 hint=f"add an arm for '{name}', or remove the grid",
             )
-    if sorted(chosen) != list(range(len(chosen))) and not report.diagnostics:
+    if len(chosen) == len(clause.arms) and sorted(chosen) != list(range(len(chosen))):
         report.add(
             "E0405",
             "select indices must count up from 0 without a gap",
             clause.span,
-            expected=", ".join(f"{i}: ..." for i in range(len(chosen))),
+            expected=", ".join(f"{i}: {arm.grid.text}" for i, arm in enumerate(clause.arms)),
         )
     ordered = tuple(g for _, g in sorted(chosen.items()) if g is not None)
     return ordered if len(ordered) == len(clause.arms) else None
@@ -240,19 +258,21 @@ def _place(clause: SelectDecl, scale: Scale, bits: int, report: Report) -> tuple
             f"select bits cannot live at '{place}'",
             clause.place.span,
             expected=", ".join(SELECT_PLACES[:-1]) + " or " + SELECT_PLACES[-1],
-            hint=did_you_mean(place, SELECT_PLACES),
+            hint=suggest(place, SELECT_PLACES),
         )
         return None
     if place == "field":
         return ()
     free = word.meta_bits if place == "scale.meta" else tuple(filter(None, (word.sign_bit,)))
     if len(free) < bits:
+        wider = "a wider container" if place == "scale.meta" else "a signed scale word"
         report.add(
             "E0402",
-            f"the scale word {word.name} has {len(free)} bits at {place}, "
-            f"the select clause needs {bits}",
+            f"the scale word {word.name} has {len(free) or 'no'} bit{'s' * (len(free) > 1)} at "
+            f"{place}, and the select clause needs {bits}",
             clause.place.span,
-            hint="take a wider container, another scale word, or 'at field'",
+            hint=("" if free and place == "scale.sign" else f"take {wider}, or ")
+            + "say 'at field'",
         )
         return None
     if place == "scale.sign" and scale.rule == "argmax":

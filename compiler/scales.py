@@ -6,9 +6,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ..dsl.ast import ScaleDecl, Span
-from ..dsl.diagnostics import did_you_mean
-from .atoms import apply_float_settings
-from .exact import show_number
+from .atoms import apply_float_settings, float_hint
+from .exact import FP32_MAX, floor_log2, is_fp32, round_fp32, show_number
 from .floats import SmallFloat, named_float
 from .format import Grid, Scale, ScaleWord
 from .report import Report, Settings
@@ -60,16 +59,17 @@ def _number(clause: ScaleDecl, knobs: Settings, report: Report) -> SmallFloat | 
             f"no scale word is called '{name}'",
             clause.word.span,
             expected="fp32, e8m0, e4m3 or any [s0|s1|u]eXmY such as ue4m4 or s1e5m5",
-            hint=did_you_mean(name, _COMMON_WORDS),
+            hint=float_hint(name, _COMMON_WORDS),
         )
         return None
     number = apply_float_settings(number, knobs, clause.span, report)
     if number.magnitude_bits > MAX_TABLE_BITS and number.mantissa != 23:
         report.add(
             "E0203",
-            f"the scale word '{name}' is too wide for a table",
+            f"the scale word '{name}' has {number.magnitude_bits} exponent and mantissa bits, "
+            f"more than the {MAX_TABLE_BITS} that a decoding table is made for",
             clause.word.span,
-            expected=f"fp32, or at most {MAX_TABLE_BITS} exponent and mantissa bits",
+            expected="fp32, or a narrower word such as e5m5",
         )
         return None
     if number.mantissa == 23 and number != named_float("fp32"):
@@ -80,22 +80,49 @@ def _number(clause: ScaleDecl, knobs: Settings, report: Report) -> SmallFloat | 
             hint="write 'scale fp32'",
         )
         return None
-    return number
+    return number if _is_sound(number, clause, report) else None
+
+
+def _is_sound(number: SmallFloat, clause: ScaleDecl, report: Report) -> bool:
+    """Whether every scale is a binary32 number, as the decoder needs, and not all are zero."""
+    if number.magnitude_bits > MAX_TABLE_BITS:
+        return True
+    scales = [m for m in number.magnitudes() if m is not None]
+    outside = [m for m in scales if not is_fp32(m)]
+    if outside:
+        report.add(
+            "E0302",
+            f"the scale word '{clause.word.text}' reaches about 2^{floor_log2(outside[-1])}, "
+            "which fp32 cannot hold",
+            clause.span if clause.settings else clause.word.span,
+            hint="take a bias that keeps it between 2^-149 and 2^127, 'top ieee' or fewer bits",
+        )
+    elif not any(scales):
+        report.add(
+            "E0302",
+            f"the scale word '{clause.word.text}' has no positive value",
+            clause.span,
+            hint="take a wider word, or leave 'top' and 'subnormals' out",
+        )
+        return False
+    return not outside
 
 
 def _word(clause: ScaleDecl, number: SmallFloat, knobs: Settings, report: Report) -> ScaleWord:
-    fitting = next(size for size in CONTAINERS if size >= number.bits)
     expr = knobs.expression("container")
-    container = fitting if expr is None else report.integer(expr, "a container", 1, 32)
-    if container is not None and container not in [c for c in CONTAINERS if c >= number.bits]:
+    container = None if expr is None else report.number(expr)
+    legal = [size for size in CONTAINERS if size >= number.bits]
+    if expr is not None and container is not None and container not in legal:
         report.add(
             "E0302",
-            f"a container of {container} bits cannot hold {clause.word.text} ({number.bits} bits)",
-            knobs.span("container", clause.span),
-            expected="8, 12, 16 or 32 bits, at least the word's own",
+            f"the container of {clause.word.text} ({number.bits} bits) cannot have "
+            f"{show_number(container)} bits",
+            expr.span,
+            expected="one of " + ", ".join(map(str, legal)),
+            hint=f"leave 'container' out to have the least that fits, {legal[0]}",
         )
         container = None
-    return ScaleWord(clause.word.text, container or fitting, number)
+    return ScaleWord(clause.word.text, legal[0] if container is None else int(container), number)
 
 
 def _shift(knobs: Settings, report: Report) -> int | None:
@@ -117,9 +144,7 @@ def _check_rule(
             hint="take a signed word such as s1e5m5, or rule absmax",
         )
     for grid in grids:
-        if grid.high <= 0:
-            report.add("E0408", f"the grid '{grid.name}' has no positive value", where)
-        elif scale.rule == "argmax" and grid.low >= 0:
+        if scale.rule == "argmax" and grid.low >= 0:
             report.add(
                 "E0408",
                 f"rule argmax mirrors a grid, and '{grid.name}' has no negative value",
@@ -148,12 +173,14 @@ def _check_range(scale: Scale, knobs: Settings, span: Span, report: Report) -> N
             "E0408",
             "an fp32 scale is one correctly rounded division: it rounds to even",
             knobs.span("round", span),
+            hint="leave 'round' out",
         )
     if is_fp32_word(scale.word) and scale.rule == "floor_log2":
         report.add(
             "E0408",
-            "rule floor_log2 needs a scale word with a table, such as e8m0",
+            "rule floor_log2 needs a scale word of at most 12 bits, not fp32",
             knobs.span("rule", span),
+            hint="take 'scale e8m0', or rule absmax",
         )
 
 
@@ -163,16 +190,17 @@ def _minimum(scale: Scale, knobs: Settings, report: Report) -> Fraction | None:
     if expr is None:
         smallest = number.magnitude(0) or number.magnitude(1)
         return smallest if smallest is not None else Fraction(0)
-    value = report.number(expr)
-    if value is None:
+    asked = report.number(expr)
+    if asked is None:
         return None
+    value = _in_word(scale, asked)
     if _code_of(number, value) is None or value <= 0:
         report.add(
             "E0407",
-            f"{scale.word.name} has no scale {show_number(value)}",
+            f"the least scale of {scale.word.name} cannot be {show_number(asked)}",
             expr.span,
             expected="a positive value of the scale word",
-            hint=_nearest_scale(number, value),
+            hint=_nearest_scale(number, value, above_zero=True),
         )
         return None
     return value
@@ -186,11 +214,11 @@ def _zero_block(scale: Scale, knobs: Settings, report: Report) -> int | None:
     value = report.number(expr)
     if value is None:
         return None
-    code = _code_of(number, value)
+    code = _code_of(number, _in_word(scale, value))
     if code is None:
         report.add(
             "E0407",
-            f"{scale.word.name} has no scale {show_number(value)}",
+            f"{scale.word.name} has no scale {show_number(value)} for an all-zero block",
             expr.span,
             expected="zero or a positive value of the scale word",
             hint=_nearest_scale(number, value),
@@ -213,8 +241,14 @@ def _code_of(number: SmallFloat, value: Fraction) -> int | None:
     return None
 
 
-def _nearest_scale(number: SmallFloat, value: Fraction) -> str | None:
+def _in_word(scale: Scale, value: Fraction) -> Fraction:
+    """The value itself; in fp32 it is rounded, as the values of a codebook are."""
+    rounds = is_fp32_word(scale.word) and abs(value) <= FP32_MAX
+    return Fraction(round_fp32(value)) if rounds else value
+
+
+def _nearest_scale(number: SmallFloat, value: Fraction, *, above_zero: bool = False) -> str | None:
     if number.magnitude_bits > MAX_TABLE_BITS:
         return None
-    known = [m for m in number.magnitudes() if m is not None]
+    known = [m for m in number.magnitudes() if m is not None and (m or not above_zero)]
     return f"the nearest is {show_number(min(known, key=lambda m: abs(m - value)))}"

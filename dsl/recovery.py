@@ -86,6 +86,7 @@ class _Reader:
         self.clause: _Mark | None = None
         self.quiet = False  # the fault that stopped the reading here has been reported
         self.mended: set[str] = set()  # what was said about mended tokens of this clause
+        self.stopped = -1  # where the last skip ended: none may end there twice
         self.resumed = 0  # offset in the text from where scanner faults excuse parser faults
 
     # -- the walk ----------------------------------------------------------------------
@@ -147,7 +148,7 @@ class _Reader:
         token = self.tokens[index]
         if self.format is None and token.type == "NAME":
             self._reread_format(index)
-        elif token.type == "NAME" and self._may_start_clause():
+        elif token.type == "NAME":
             self._reread_clause(index)
         elif token.type == "GRID" and self._may_start_clause():
             self._put_equal(index)
@@ -163,7 +164,7 @@ class _Reader:
     def _reread_clause(self, index: int) -> None:
         token = self.tokens[index]
         candidates = misread_clause(self.tokens, index)
-        if not candidates:
+        if not candidates or not self._may_start_clause():
             return
         keyword = nearest(token, candidates)
         self._resume(token)
@@ -269,7 +270,9 @@ class _Reader:
         depth = len(self.braces) - (token.type != "FORMAT")
         if token.type not in _STARTS | {"FORMAT"} or depth < 1:
             return False
-        if not self._first_on_line() or not self.cursor.accepts(*["RBRACE"] * depth, token.type):
+        if token.type != "FORMAT" and not self._first_on_line():
+            return False
+        if not self.cursor.accepts(*["RBRACE"] * depth, token.type):
             return False
         hint = f"the '{{' on line {self.braces[-1].line} is never closed"
         self._report("E0103", f"missing '}}' before '{token}'", span_of(token), "'}'", hint)
@@ -280,13 +283,18 @@ class _Reader:
     def _insert(self, token: Token) -> bool:
         """Put in one token when the next one fits after it."""
         accepted = self.cursor.accepted()
+        previous = self._previous()
         for kind, (sign, hint) in _INSERTIONS.items():
             if kind not in accepted or (kind in WORDS and "NAME" in accepted):
                 continue
             if kind == "LBRACE" and not self.braces and not self._opens_body(token):
                 continue
             if self.cursor.accepts(kind, token.type):
-                self._report_mended(token, f"missing '{sign}' before '{token}'", f"'{sign}'", hint)
+                if self._first_on_line():
+                    place, message = previous, f"missing '{sign}' after '{previous}'"
+                else:
+                    place, message = token, f"missing '{sign}' before '{token}'"
+                self._report_mended(place, message, f"'{sign}'", hint)
                 self._feed(Token.new_borrow_pos(kind, sign, token))
                 return True
         return False
@@ -350,7 +358,8 @@ class _Reader:
         elif token.type in BAD_TOKENS | WORDS:
             self.damaged.add(str(token))
         self.clause = None
-        self.at = next_clause(self.tokens, self.at, depth)
+        self.at = next_clause(self.tokens, self.at + (self.stopped == self.at), depth)
+        self.stopped = self.at
 
     def _take_back(self, mark: _Mark) -> None:
         """Take everything since the mark back from the parser."""
@@ -397,9 +406,15 @@ class _Reader:
         """Report a token that cannot be mended."""
         accepted = self.cursor.accepted()
         previous = self._previous()
-        if {"STRING", "NUMBER"} <= accepted and token.type in KEYWORDS | {"RBRACE", "FORMAT"}:
+        ends = token.type in KEYWORDS | {"RBRACE", "FORMAT"}
+        if ends and {"NAME", "STRING", "NUMBER"} <= accepted:
             message = f"'{previous}' has no value"
             self._report("E0108", message, span_of(previous), expected_words(accepted))
+            return
+        if "CITE" not in accepted and self._first_on_line():
+            message = f"something is missing after '{previous}'"
+            hint = hint_for(self.tokens, self.at, accepted)
+            self._report("E0108", message, span_of(previous), expected_words(accepted), hint)
             return
         message = f"unexpected {token_words(token.type, token)}"
         hint = hint_for(self.tokens, self.at, accepted)

@@ -157,14 +157,16 @@ class _Scanner:
     def _limit_depth(self) -> None:
         """Cut expressions that are too deep to be worked on without a deep stack."""
         kept: list[Token] = []
+        cutting = False
         for token, depth in _with_depths(self.tokens):
-            if depth <= MAX_DEPTH:
-                kept.append(token)
-            elif not kept or kept[-1].type != "TOO_DEEP":
+            if depth > MAX_DEPTH and not cutting:
                 message = f"an expression of more than {MAX_DEPTH} operators and brackets"
                 hint = "compute a part of it, and write its value"
                 self._report(token, "E0105", message, hint=hint)
                 kept.append(token.update(type="TOO_DEEP"))
+            cutting = depth > MAX_DEPTH or (cutting and depth > 0)
+            if not cutting:
+                kept.append(token)
         self.tokens = kept
 
 

@@ -17,7 +17,7 @@ SYNTAX_CODES = {
     "E0105": "a text too large, or an expression too deep",
     "E0106": "an unknown escape in a string",
     "E0107": "a malformed number",
-    "E0108": "a setting without a value",
+    "E0108": "a clause that stops before its value or its end",
     "E0109": "an unknown clause",
     "E0110": "text outside any format",
     "E0111": "a missing or a wrong separator",

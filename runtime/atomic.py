@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then rename it there."""
+    """Write a file beside its place, then rename it there.
+
+    A file that stood there keeps its permissions, and a symbolic link keeps leading to it.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _beside(path)
     try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -30,20 +36,34 @@ def write_atomically(path: Path, data: bytes) -> None:
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``path`` when the block ends well.
 
-    A folder that stood there before is replaced only then.
+    A folder that stood there before is replaced only then, and comes back if that fails.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
-        temporary.chmod(0o755)
         yield temporary
-        if path.exists():
-            retired = temporary.with_name(temporary.name + ".old")
-            path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.rename(path)
+        _take_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _take_place(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    retired = _beside(path)
+    path.rename(retired)
+    try:
+        new.rename(path)
+    except BaseException:
+        retired.rename(path)
+        raise
+    shutil.rmtree(retired)
+
+
+def _beside(path: Path) -> Path:
+    """A new hidden name in the same folder, so that a rename stays on one file system."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")

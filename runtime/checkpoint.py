@@ -64,16 +64,8 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = self.folder / MANIFEST
-        try:
-            self._manifest: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-            self._tensors: dict[str, dict[str, Any]] = self._manifest["tensors"]
-        except FileNotFoundError as error:
-            raise CorruptFile(
-                f"'{self.folder}' is no fmtc checkpoint: it has no {MANIFEST}"
-            ) from error
-        except (ValueError, KeyError) as error:
-            raise CorruptFile(f"'{manifest}' is damaged: {error!r}") from error
+        self._manifest = _read_manifest(self.folder)
+        self._tensors: dict[str, dict[str, Any]] = self._manifest["tensors"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,7 +95,10 @@ class Checkpoint:
         if entry["kind"] == "quantized":
             decoded: torch.Tensor = self.quantized(name).dequantize()
             return decoded
-        kept: torch.Tensor = self._open(entry["file"]).get_tensor(name)
+        handle = self._open(entry["file"])
+        if name not in set(handle.keys()):
+            raise CorruptFile(f"'{self.folder / entry['file']}' lacks {name}")
+        kept: torch.Tensor = handle.get_tensor(name)
         if _digest(kept) != entry["sha256"]:
             raise CorruptFile(f"'{self.folder / entry['file']}': {name} was altered")
         return kept
@@ -166,10 +161,15 @@ def write_checkpoint(
         progress: called with what is done, tensors done, tensors in all.
 
     Raises:
-        UnusableModel: the model has no linear weight.
+        UnusableModel: the model has no linear weight, or one of a type that is not taken.
         RefusedInput: a weight holds a NaN or an infinity.
+        FileExistsError: something stands at ``out`` that is no checkpoint.
     """
     out = Path(out)
+    if any(file.name == MANIFEST for file in source.companions):
+        raise UnusableModel(f"'{source.path}' is an fmtc checkpoint: it is quantized already")
+    if out.exists() and not (out / MANIFEST).is_file() and not _is_empty(out):
+        raise FileExistsError(f"'{out}' exists and is no fmtc checkpoint: it is left as it is")
     with folder_atomically(out) as folder:
         writer = _Writer(folder)
         count = 0
@@ -184,6 +184,8 @@ def write_checkpoint(
                 writer.add(name, fmt.quantize(tensor, backend=backend))
             except RefusedInput as error:
                 raise RefusedInput(f"{name}: {error}") from error
+            except TypeError as error:
+                raise UnusableModel(f"'{source.path}', {name}: {error}") from error
             count += 1
         if not count:
             raise UnusableModel(f"'{source.path}' has no linear weight to quantize")
@@ -229,12 +231,13 @@ class _Writer:
     def finish(self) -> None:
         for kind in self._open:
             self._close(kind)
-        manifest = {
+        manifest: dict[str, Any] = {
             "fmtc": __version__,
             "layout": LAYOUT,
             "formats": self._formats,
             "tensors": self._tensors,
         }
+        manifest["sha256"] = _digest_of_manifest(manifest)
         text = json.dumps(manifest, indent=1, sort_keys=True)
         (self._folder / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -257,9 +260,40 @@ class _Writer:
             self._count[kind] += 1
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, checked against its own SHA-256."""
+    file = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        layout, stated = manifest["layout"], manifest["sha256"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CorruptFile(f"'{folder}' is no fmtc checkpoint: it has no {MANIFEST}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptFile(f"'{file}' is damaged: {error!r}") from error
+    if layout != LAYOUT:
+        raise CorruptFile(
+            f"'{file}' has the layout {layout!r}, this fmtc reads {LAYOUT}: "
+            f"it was written by fmtc {manifest.get('fmtc')}"
+        )
+    if _digest_of_manifest(manifest) != stated:
+        raise CorruptFile(f"'{file}' does not match its SHA-256: it was altered")
+    return manifest
+
+
+def _digest_of_manifest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest without the entry that holds it."""
+    said = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
+    """SHA-256 of a tensor's dtype, shape and bytes."""
     import torch  # noqa: PLC0415 - optional package
 
-    raw = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(raw.data).hexdigest()
+    total = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -9,7 +9,7 @@ import numpy as np
 
 from .backend import F32
 from .checkpoint import Progress
-from .errors import UnusableModel
+from .errors import RefusedInput, UnusableModel
 from .format import Format
 from .sources import is_linear_weight, open_source
 
@@ -34,6 +34,7 @@ def compare_formats(
 
     Raises:
         UnusableModel: ``data`` is neither.
+        RefusedInput: a weight holds a NaN or an infinity that a format refuses.
     """
     weights = [0] * len(formats)
     octets = [0] * len(formats)
@@ -45,7 +46,10 @@ def compare_formats(
             if progress:
                 step = done * len(formats) + index
                 progress(f"{what} in {fmt.name}", step, total * len(formats))
-            q = fmt.quantize(x)
+            try:
+                q = fmt.quantize(x)
+            except RefusedInput as error:
+                raise RefusedInput(f"{what}: {error}") from error
             errors[index] += float(np.sum(np.square(x - q.to_float32(), dtype=np.float64)))
             weights[index] += x.size
             octets[index] += q.nbytes

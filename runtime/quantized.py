@@ -28,6 +28,9 @@ from .format import Format
 #: The key of a safetensors file's metadata that holds ours.
 METADATA_KEY = "fmtc"
 
+#: What a description says of a tensor; its SHA-256 covers all of this and the streams.
+_DESCRIBED = ("format", "shape", "dtype", "framework", "tensor_scale", "shift")
+
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
@@ -49,6 +52,13 @@ class QuantizedTensor:
     level: TensorLevel
     streams: Mapping[str, U8]
     device: str = field(default="cpu", compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by what it was made of; a read-only mapping cannot be pickled."""
+        level, streams = self.level, dict(self.streams)
+        return _restore, (
+            (self.format, self.shape, self.dtype, self.framework, level, streams, self.device),
+        )
 
     @property
     def length(self) -> int:
@@ -112,10 +122,11 @@ class QuantizedTensor:
         try:
             streams = load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            description = json.loads(header["__metadata__"][METADATA_KEY])
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise CorruptFile(f"'{path}' is no whole safetensors file: {error}") from error
-        except (KeyError, ValueError, TypeError) as error:
+        try:
+            description = json.loads(header["__metadata__"][METADATA_KEY])
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CorruptFile(
                 f"'{path}' was not written by fmtc: no '{METADATA_KEY}' entry"
             ) from error
@@ -125,7 +136,7 @@ class QuantizedTensor:
 def quantize(fmt: Format, x: Any, *, backend: str = "auto") -> QuantizedTensor:
     """See ``Format.quantize``."""
     rows = to_rows(x)
-    values = _admit(fmt, rows.values)
+    values = _admit(fmt, rows)
     level = calibrate(fmt, values)
     streams = backend_for(fmt, backend).encode(values, level)
     return _build(fmt, rows, level, streams)
@@ -139,30 +150,31 @@ def _build(fmt: Format, rows: Rows, level: TensorLevel, streams: dict[str, U8]) 
     )
 
 
-def _admit(fmt: Format, x: F32) -> F32:
+def _restore(parts: tuple[Any, ...]) -> QuantizedTensor:
+    fmt, shape, dtype, framework, level, streams, device = parts
+    for stream in streams.values():
+        stream.setflags(write=False)
+    return QuantizedTensor(fmt, shape, dtype, framework, level, MappingProxyType(streams), device)
+
+
+def _admit(fmt: Format, rows: Rows) -> F32:
     """Apply the NaN and Inf policies; a copy is made only where something changes.
 
     Raises:
         RefusedInput: a NaN or infinity that the format refuses, with its place.
     """
-    policies = fmt.policies
+    policies, x = fmt.policies, rows.values
     changed: F32 | None = None
     for place in chunks(fmt, *x.shape):
         piece = x[place]
         if np.isfinite(piece).all():
             continue
         for what, found, policy in (
-            ("NaN", np.isnan(piece), policies.nan),
-            ("infinity", np.isinf(piece), policies.inf),
+            ("a NaN", np.isnan(piece), policies.nan),
+            ("an infinity", np.isinf(piece), policies.inf),
         ):
             if found.any() and policy == "error":
-                row, column = (int(i) for i in np.argwhere(found)[0])
-                raise RefusedInput(
-                    f"the input has a {what} (first at row {place[0].start + row}, column "
-                    f"{place[1].start + column}), which the format '{fmt.name}' refuses: say "
-                    f"'{'nan zero' if what == 'NaN' else 'inf saturate'}' in the .fmt file, "
-                    "or clean the tensor"
-                )
+                raise _refusal(fmt, rows, what, place, found)
         changed = x.copy() if changed is None else changed
         target = changed[place]
         largest = np.finfo(np.float32).max
@@ -172,9 +184,30 @@ def _admit(fmt: Format, x: F32) -> F32:
     return x if changed is None else changed
 
 
+def _refusal(
+    fmt: Format, rows: Rows, what: str, place: tuple[slice, slice], found: NDArray[np.bool_]
+) -> RefusedInput:
+    row, column = (int(i) for i in np.argwhere(found)[0])
+    where = _index(rows.shape, place[0].start + row, place[1].start + column)
+    setting = "nan zero" if what == "a NaN" else "inf saturate"
+    rounded = rows.dtype == "float64" and what != "a NaN"
+    return RefusedInput(
+        f"the input has {what} at {where}{' (past 3.4e38 in fp32)' * rounded}, which the format "
+        f"'{fmt.name}' refuses: say '{setting}' in the .fmt file, or clean the tensor"
+    )
+
+
+def _index(shape: tuple[int, ...], row: int, column: int) -> str:
+    """The place of an element as it is indexed in the tensor: ``[1, 0, 7]``."""
+    if not shape:
+        return "[]"
+    leading = np.unravel_index(row, shape[:-1]) if shape[:-1] else ()
+    return f"[{', '.join(str(int(i)) for i in (*leading, column))}]"
+
+
 def describe_tensor(q: QuantizedTensor) -> dict[str, Any]:
     """What must stand beside the streams so that ``rebuild`` can read and check them."""
-    return {
+    description: dict[str, Any] = {
         "fmtc": __version__,
         "format": {"name": q.format.name, "hash": q.format.content_hash, "text": q.format.source},
         "shape": list(q.shape),
@@ -182,8 +215,8 @@ def describe_tensor(q: QuantizedTensor) -> dict[str, Any]:
         "framework": q.framework,
         "tensor_scale": float(q.level.tensor_scale).hex(),
         "shift": q.level.shift,
-        "sha256": digest(q.streams),
     }
+    return description | {"sha256": digest(description, q.streams)}
 
 
 def rebuild(
@@ -195,25 +228,26 @@ def rebuild(
         CorruptFile: they do not belong together; ``where`` is named in the message.
     """
     try:
-        text = description["format"]["text"]
+        if digest(description, streams) != description["sha256"]:
+            raise CorruptFile(f"'{where}' does not match its SHA-256: the file was altered")
+        text, stated_hash = description["format"]["text"], description["format"]["hash"]
         fmt = Format.of(compile_text(text, f"{where} (embedded .fmt)"))
         shape = tuple(int(n) for n in description["shape"])
         level = TensorLevel(float.fromhex(description["tensor_scale"]), int(description["shift"]))
-        stated_hash, stated_digest = description["format"]["hash"], description["sha256"]
         dtype, framework = description["dtype"], description["framework"]
+    except CorruptFile:
+        raise
     except FormatError as error:
         raise CorruptFile(f"'{where}' holds a .fmt text with faults:\n{error}") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise CorruptFile(f"'{where}' has a damaged description: {error!r}") from error
     if fmt.content_hash != stated_hash:
         raise CorruptFile(
-            f"'{where}' names the format hash {stated_hash[:16]}..., but its .fmt text "
-            f"compiles to {fmt.content_hash[:16]}...: the file was altered"
+            f"'{where}' was written for the format hash {stated_hash}, but its .fmt text means "
+            f"{fmt.content_hash} to fmtc {__version__}: read it with fmtc {description.get('fmtc')}"
         )
     _check_shapes(fmt, shape, dtype, framework, streams, where)
-    if digest(streams) != stated_digest:
-        raise CorruptFile(f"'{where}' has bytes that do not match their SHA-256: it was altered")
-    return QuantizedTensor(fmt, shape, dtype, framework, level, MappingProxyType(dict(streams)))
+    return _restore((fmt, shape, dtype, framework, level, dict(streams), "cpu"))
 
 
 def _check_shapes(
@@ -237,9 +271,14 @@ def _check_shapes(
             )
 
 
-def digest(streams: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over all streams in the order of their names."""
-    total = hashlib.sha256()
+def digest(description: Mapping[str, Any], streams: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over what is said of a tensor and all its streams, in the order of their names.
+
+    Raises:
+        KeyError: the description is not whole.
+    """
+    said = {key: description[key] for key in _DESCRIBED}
+    total = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in sorted(streams):
         total.update(name.encode() + b"\0")
         total.update(np.ascontiguousarray(streams[name]).data)

@@ -73,12 +73,10 @@ def open_source(path: str | Path) -> ModelSource:
 def _folder(folder: Path) -> ModelSource:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CorruptFile(f"'{index}' is no index of safetensors files") from error
-        files = [folder / part for part in parts]
+        listed = _read_index(index)
+        files = [folder / part for part in sorted(set(listed.values()))]
     else:
+        listed = {}
         files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UnusableModel(f"the folder '{folder}' has no .safetensors files")
@@ -86,7 +84,24 @@ def _folder(folder: Path) -> ModelSource:
     others = tuple(
         sorted(f for f in folder.iterdir() if f.suffix in (".json", ".txt", ".model", ".jinja"))
     )
-    return _safetensors(folder, files, tuple(f for f in others if f.name not in weights))
+    source = _safetensors(folder, files, tuple(f for f in others if f.name not in weights))
+    absent = set(listed) - set(source.names)
+    if absent:
+        raise CorruptFile(f"'{index}' lists {min(absent)}, which no file of the folder holds")
+    return source
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    """Tensor name -> the file in the same folder that holds it."""
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        parts = {str(name): str(part) for name, part in listed.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CorruptFile(f"'{file}' is no index of safetensors files") from error
+    for part in parts.values():
+        if Path(part).name != part:
+            raise CorruptFile(f"'{file}' names the file '{part}' outside its folder")
+    return parts
 
 
 def _safetensors(path: Path, files: list[Path], companions: tuple[Path, ...] = ()) -> ModelSource:

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from fmtc.runtime.models import hadamard, random_orthogonal
 
 

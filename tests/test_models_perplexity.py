@@ -2,10 +2,10 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from fmtc.runtime.models import Perplexity, evaluation_text, perplexity
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from fmtc.runtime.models import Perplexity, evaluation_text, perplexity
 
 VOCABULARY = 50
 

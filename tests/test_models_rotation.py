@@ -1,8 +1,4 @@
 import pytest
-
-torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-
 from fmtc.runtime.models import (
     UnsupportedModelError,
     linear_weights,
@@ -10,6 +6,10 @@ from fmtc.runtime.models import (
     rotate,
     set_linear_weights,
 )
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
 
 SIZES = {
     "vocab_size": 97,
@@ -63,12 +63,6 @@ def test_rotation_keeps_the_outputs(kind, keep):
     before = logits(model)
     after = logits(rotate(model, seed=3, keep=keep))
     assert (after - before).norm() < 1e-5 * before.norm()
-
-
-def test_rotation_in_float64_keeps_the_outputs_to_its_precision():
-    model = tiny_model("llama with biases").double()
-    before = logits(model)
-    assert (logits(rotate(model)) - before).norm() < 1e-13 * before.norm()
 
 
 def test_rotation_leaves_its_argument_alone():

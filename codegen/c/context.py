@@ -13,6 +13,9 @@ from ...compiler.view import GridView, View
 #: Elements that a row's codes are unpacked by, at least: a few hundred bytes of stack.
 _CHUNK = 256
 
+#: Scale thresholds that are compared one after the other: cheaper than to search on.
+_SEARCH_WINDOW = 64
+
 _LANES = 8
 _DOUBLE_LANES = 4
 
@@ -29,6 +32,7 @@ class CGrid:
         order: rank -> code.
         zero_split: whether -0 and +0 have codes of their own.
         positive_divisor, negative_divisor: floats.
+        same_sides: whether these two are equal.
         end_is_negative: the endpoint of rule argmax is the negative one.
     """
 
@@ -40,6 +44,7 @@ class CGrid:
     zero_split: int
     positive_divisor: str
     negative_divisor: str
+    same_sides: int
     end_is_negative: int
 
 
@@ -49,6 +54,7 @@ def context_of(view: View) -> dict[str, object]:
     whole = lcm(fmt.block, 8)
     count = max(len(grid.midpoints) for grid in view.grids)
     padded = -(-count // _DOUBLE_LANES) * _DOUBLE_LANES
+    has_select = any(stream.name == "select" for stream in fmt.streams)
     return {
         "view": view,
         "scale": scale,
@@ -63,7 +69,6 @@ def context_of(view: View) -> dict[str, object]:
         "select_count": 1 << fmt.select.bits,
         "select_bits": fmt.select.bits,
         "select_place": fmt.select.place,
-        "select_positions": fmt.select.positions,
         "select_words": [_select_word(view, index) for index in range(len(view.grids))],
         "policies": fmt.policies,
         "exact": fmt.policies.compare == "exact",
@@ -73,13 +78,17 @@ def context_of(view: View) -> dict[str, object]:
         "any_inclusive": any(any(grid.ties_up) for grid in view.grids),
         "any_zero_split": any(grid.zero_split is not None for grid in view.grids),
         "identity_order": all(grid.order == tuple(range(len(grid.order))) for grid in view.grids),
-        "one_sided": all(g.positive_divisor == g.negative_divisor for g in view.grids),
+        "all_same_sides": all(g.positive_divisor == g.negative_divisor for g in view.grids),
         "zero_code": view.grids[0].zero_code,
         "scale_values": [float_literal(fp32_from_bits(bits)) for bits in scale.values_bits],
         "magnitude_mask": (1 << scale.magnitude_bits) - 1,
         "nan_word": (scale.nan_magnitude or 0) << scale.magnitude_lsb,
-        "first_rank": _first_rank(view),
+        "rank_to_code": _rank_to_code(view),
+        "select_of_word": _select_of_word(fmt.select.positions),
+        "row_select": "select + row * select_stride" if has_select else "select",
         "scale_steps": max(0, len(scale.ranks) - 1),
+        "search_steps": _halvings(len(scale.ranks) - 1)[0],
+        "search_window": _halvings(len(scale.ranks) - 1)[1],
         "scale_minimum": float_literal(fp32_from_bits(scale.minimum_bits)),
         "scale_zero": float_literal(fp32_from_bits(scale.zero_bits)),
         "pack_steps": _pack_steps(fmt.code_bits),
@@ -108,9 +117,7 @@ def _c_grid(grid: GridView, padded: int) -> CGrid:
         math.inf if index == grid.zero_split else _signed_midpoint(midpoint, up)
         for index, (midpoint, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True))
     ]
-    inclusive = [
-        -int(up and index != grid.zero_split) for index, up in enumerate(grid.ties_up)
-    ]
+    inclusive = [-int(up and index != grid.zero_split) for index, up in enumerate(grid.ties_up)]
     quotients = [
         "INFINITY" if index == grid.zero_split else float_literal(fp32_from_bits(bits))
         for index, bits in enumerate(grid.quotient_bits)
@@ -125,6 +132,7 @@ def _c_grid(grid: GridView, padded: int) -> CGrid:
         zero_split=int(grid.zero_split is not None),
         positive_divisor=float_literal(float(grid.positive_divisor)),
         negative_divisor=float_literal(float(grid.negative_divisor)),
+        same_sides=int(grid.positive_divisor == grid.negative_divisor),
         end_is_negative=int(grid.end_is_negative),
     )
 
@@ -138,7 +146,7 @@ def _lut(view: View) -> list[dict[str, object]]:
     """Decode tables by select index: C floats with their codes and decimal values."""
     size = 1 << view.format.code_bits
     names = [grid.name for grid in view.grids]
-    tables = []
+    tables: list[dict[str, object]] = []
     for select in range(1 << view.format.select.bits):
         row = [fp32_from_bits(bits) for bits in view.decode_bits[select * size :][:size]]
         entries = [(float_literal(v), code, f"{v:.9g}") for code, v in enumerate(row)]
@@ -152,14 +160,34 @@ def _select_word(view: View, index: int) -> int:
     return sum(1 << position for i, position in enumerate(positions) if index >> i & 1)
 
 
-def _first_rank(view: View) -> int:
-    """The magnitude code of rank 1: ranks count up from it without a gap."""
-    ranks = view.scale.ranks
-    if not ranks:
-        return 0
-    if any(code != ranks[1] + i for i, code in enumerate(ranks[1:])):
+def _select_of_word(positions: tuple[int, ...]) -> str:
+    """The select index as a C expression of the scale word."""
+    bits = [f"word >> {position} & 1" if position else "word & 1" for position in positions]
+    places = reversed(range(len(positions)))
+    moved = [
+        f"({bit}) << {place}" if place else f"({bit})"
+        for bit, place in zip(bits, places, strict=True)
+    ]
+    return bits[0] if len(bits) == 1 else " | ".join(moved)
+
+
+def _rank_to_code(view: View) -> str:
+    """The magnitude code of ``rank`` as a C expression: from rank 1 on, codes count up."""
+    zero, *above = view.scale.ranks or (0, 1)
+    if above != list(range(above[0], above[0] + len(above))):
         raise ValueError(f"the scale codes of '{view.format.name}' are not consecutive")
-    return ranks[1]
+    offset = above[0] - 1
+    moved = f"rank {'-' if offset < 0 else '+'} {abs(offset)}" if offset else "rank"
+    return moved if (zero, offset) == (0, 0) else f"rank ? {moved} : {zero}"
+
+
+def _halvings(count: int) -> tuple[list[int], int]:
+    """How far a search among ``count`` thresholds jumps, and the window that is left."""
+    jumps = []
+    while count > _SEARCH_WINDOW:
+        jumps.append(count // 2)
+        count -= count // 2
+    return jumps, max(0, count)
 
 
 def _pack_steps(bits: int) -> list[dict[str, object]]:

@@ -1,0 +1,263 @@
+"""Triton kernels: one generated, readable Python module a format.
+
+The module needs torch and triton only. It holds an encoder, a decoder and a fused
+dequantize-GEMV, each a ``@triton.jit`` kernel with the format's constants written out, and
+three functions that launch them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from ...compiler.format import Format
+from ...compiler.view import view_of
+from ..render import provenance, render
+from .plan import GEMV_ROWS, GridPlan, Plan, plan_of
+
+#: Columns of generated text.
+WIDTH = 100
+
+
+def emit(fmt: Format) -> dict[str, str]:
+    """``{"<name>_triton.py": text}``, the same text for the same format.
+
+    Raises:
+        ValueError: Triton cannot express the format; the message says why.
+    """
+    plan = plan_of(view_of(fmt))
+    values = {
+        **_facts(fmt, plan),
+        **_tables(plan),
+        **_encode_values(fmt, plan),
+        **_decode_values(fmt, plan),
+        **_expressions(plan),
+    }
+    return {f"{fmt.name}_triton.py": render("triton", "module.py.j2", **values)}
+
+
+def _facts(fmt: Format, plan: Plan) -> dict[str, object]:
+    """Names and numbers that many templates read."""
+    scale = plan.view.scale
+    splits = [
+        next((i for i, t in enumerate(grid.thresholds) if t.kind == "split"), None)
+        for grid in plan.grids
+    ]
+    return {
+        "plan": plan,
+        "name": fmt.name,
+        "odd_name": fmt.name != fmt.name.lower(),
+        "provenance": _wrap(provenance(fmt)),
+        "streams": fmt.streams,
+        "scale": scale,
+        "select": fmt.select,
+        "group": fmt.block,
+        "code_bits": fmt.code_bits,
+        "low_first": fmt.order == "low_first",
+        "exact": plan.exact,
+        "several": plan.several,
+        "reads_select": fmt.select.bits > 0,
+        "gemv_rows": GEMV_ROWS,
+        "gemv_depth": 2 * plan.lanes.bit_length() + plan.gemv_blocks.bit_length() + 4,
+        "row_bits": max(fmt.code_bits, -(-scale.container // fmt.block)),
+        "table_stride": 256 if plan.pairs else 1 << fmt.code_bits,
+        "has_product": [any(t.kind == "product" for t in g.thresholds) for g in plan.grids],
+        "splits": splits,
+    }
+
+
+def _tables(plan: Plan) -> dict[str, object]:
+    """The lines of the constant tables."""
+    thresholds = [t for grid in plan.grids for t in grid.thresholds]
+    return {
+        "value_lines": _lines(f"0x{bits:08X}" for bits in plan.view.decode_bits),
+        "scale_lines": _lines(f"0x{bits:08X}" for bits in plan.view.scale.values_bits),
+        "midpoint_lines": _lines(t.text for t in thresholds),
+        "tie_lines": _lines(str(t.tie) for t in thresholds),
+        "key_lines": _lines(str(t.key) for t in thresholds),
+        "code_lines": _lines(str(t.code) for t in thresholds),
+    }
+
+
+def _encode_values(fmt: Format, plan: Plan) -> dict[str, object]:
+    """What the encoder's functions take and are called with."""
+    field = fmt.select.place == "field"
+    thresholds = [] if plan.view.scale.is_fp32 else ["thresholds_ptr"]
+    tables = [*(["values"] if plan.several else []), *plan.scale_tables, *plan.ladder_tables]
+    reads_step = plan.exact and any(
+        t.kind != "split" for grid in plan.grids for t in grid.thresholds
+    )
+    ladder = ["key", *(["step"] if reads_step else []), *_pointers(plan.ladder_tables)]
+    arguments = [_grid_arguments(plan, grid, thresholds + _pointers(tables)) for grid in plan.grids]
+    results = [
+        ("code, word, least" if plan.several else "code, word")
+        if i == 0
+        else "next_code, next_word, error"
+        for i in range(len(plan.grids))
+    ]
+    return {
+        "x_is_used": plan.several or not plan.exact,
+        "needs_size": plan.needs_peak,
+        "stores_select": field,
+        "grid_heads": [
+            _call(f"def _grid_{i}", names, 0) + ":" for i, names in enumerate(arguments)
+        ],
+        "grid_calls": [
+            _call(f"{result} = _grid_{i}", names, 4)
+            for i, (result, names) in enumerate(zip(results, arguments, strict=True))
+        ],
+        "codes_arguments": ", ".join(ladder),
+        "encode_tables": tables,
+        "encode_arguments": [
+            "x_ptr",
+            "codes_ptr",
+            "scales_ptr",
+            *(["select_ptr"] if field else []),
+            *thresholds,
+            *_pointers(tables),
+            "multiplier_ptr",
+        ],
+        "encode_call": [
+            "x.contiguous()",
+            "codes",
+            "scales",
+            *(["select"] if field else []),
+            *(["scale_thresholds.contiguous().view(torch.int32)"] if thresholds else []),
+            *(f'tables["{table}"]' for table in tables),
+            "_multiplier(multiplier, x.device)",
+        ],
+    }
+
+
+def _grid_arguments(plan: Plan, grid: GridPlan, pointers: list[str]) -> list[str]:
+    scale = plan.view.scale
+    reads_peak = "peak" in grid.peaks or scale.is_fp32 or scale.signed_rule
+    return [
+        *(["x"] if plan.several or not plan.exact else []),
+        *(["key"] if plan.exact else []),
+        *(["live", "lane", "length"] if plan.several else []),
+        *(["peak"] if reads_peak else []),
+        *(peak for peak in grid.peaks if peak != "peak"),
+        *(["peak_negative"] if scale.signed_rule else []),
+        *(["broken"] if plan.propagates_nan else []),
+        *pointers,
+        "multiplier",
+    ]
+
+
+def _decode_values(fmt: Format, plan: Plan) -> dict[str, object]:
+    """What the decoder's and the GEMV's functions take and are called with."""
+    field = ["select"] if fmt.select.place == "field" else []
+    streams = _pointers(["scales", *field])
+    tables = ["pairs" if plan.pairs else "values", *plan.scale_tables]
+    pointers = [*streams, *_pointers(plan.scale_tables)]
+    tail = ["blocks_per_row", "multiplier"]
+    selects = fmt.select.bits > 0
+    call = f"scale{', table' if selects else ''} = _block_scales{'_and_selects' if selects else ''}"
+    kernel = ["codes_ptr", *streams, *_pointers(tables), "multiplier_ptr"]
+    given = [
+        "codes",
+        *(f'streams["{name}"].contiguous()' for name in ("scales", *field)),
+        *(f'tables["{table}"]' for table in tables),
+        "_multiplier(multiplier, codes.device)",
+    ]
+    inner = ["row[:, None]", "place[None, :]", "there"]
+    return {
+        "block_arguments": [*pointers, "row", "place", "here", *tail],
+        "decode_block_call": _call(call, [*pointers, "row", "place", "here", *tail], 4),
+        "gemv_block_call": _call(call, [*pointers, *inner, *tail], 8),
+        "decode_arguments": [*kernel, "out_ptr"],
+        "decode_call": [*given, "out"],
+        "gemv_arguments": [*kernel, "x_ptr", "y_ptr"],
+        "gemv_call": [*given, "x.contiguous()", "y"],
+    }
+
+
+def _expressions(plan: Plan) -> dict[str, object]:
+    """Small expressions whose shape depends on the scale word's layout."""
+    scale, select = plan.view.scale, plan.view.format.select
+    count = max(0, len(scale.ranks) - 1)
+    steps = [1 << i for i in reversed(range(count.bit_length()))]
+    lsb = scale.magnitude_lsb
+    whole = lsb == 0 and scale.magnitude_bits == scale.container
+    mask = (1 << scale.magnitude_bits) - 1
+    picked = [_bit("word", position) for position in select.positions]
+    rows = [i * count for i in range(2 * len(plan.grids))]
+    return {
+        "rank_count": count,
+        "search_steps": steps,
+        "search_is_full": count == sum(steps),
+        "rank_to_magnitude": _rank_to_magnitude(scale.ranks),
+        "magnitude_to_bits": _magnitude_to_bits(plan),
+        "word_to_magnitude": "word" if whole else f"{_down('word', lsb)} & 0x{mask:X}",
+        "words": [
+            f"{_shifted('magnitude', lsb)} | {grid.select_bits}"
+            if grid.select_bits
+            else _shifted("magnitude", lsb)
+            for grid in plan.grids
+        ],
+        "select_of_word": " | ".join(
+            _shifted(f"({bit})", len(picked) - 1 - i) for i, bit in enumerate(picked)
+        )
+        if len(picked) > 1
+        else "".join(picked),
+        "table_rows": [f"thresholds_ptr + {row}" if row else "thresholds_ptr" for row in rows],
+    }
+
+
+def _rank_to_magnitude(ranks: tuple[int, ...]) -> str:
+    """Rank 0 is the all-zero block's magnitude; the others ascend one by one."""
+    if len(ranks) < 2:
+        return f"rank + {ranks[0]}" if ranks else "rank"
+    above = _plus("rank", ranks[1] - 1)
+    return above if ranks[1] - 1 == ranks[0] else f"tl.where(rank == 0, {ranks[0]}, {above})"
+
+
+def _magnitude_to_bits(plan: Plan) -> str:
+    shifted = f"magnitude << {plan.scale.shift}" if plan.scale.shift else "magnitude"
+    return _plus(f"({shifted})", plan.scale.offset) if plan.scale.offset else shifted
+
+
+def _bit(name: str, position: int) -> str:
+    return f"{_down(name, position)} & 1"
+
+
+def _down(name: str, shift: int) -> str:
+    return f"({name} >> {shift})" if shift else name
+
+
+def _shifted(name: str, shift: int) -> str:
+    return f"({name} << {shift})" if shift else name
+
+
+def _plus(name: str, offset: int) -> str:
+    if offset == 0:
+        return name
+    return f"{name} + {offset}" if offset > 0 else f"{name} - {-offset}"
+
+
+def _pointers(tables: Iterable[str]) -> list[str]:
+    return [f"{table}_ptr" for table in tables]
+
+
+def _call(head: str, arguments: Sequence[str], indent: int) -> str:
+    """``head(arguments)``, broken as a formatter would where it is too long for a line."""
+    line = f"{head}({', '.join(arguments)})"
+    room = WIDTH - indent - (1 if head.startswith("def ") else 0)
+    if len(line) <= room:
+        return line
+    margin = " " * (indent + 4)
+    inside = ", ".join(arguments)
+    if len(inside) + indent + 4 <= WIDTH:
+        return f"{head}(\n{margin}{inside}\n{' ' * indent})"
+    each = "".join(f"{margin}{argument},\n" for argument in arguments)
+    return f"{head}(\n{each}{' ' * indent})"
+
+
+def _lines(items: Iterable[str]) -> list[str]:
+    """Items of a tuple, filled into lines."""
+    return textwrap.wrap(", ".join(items) + ",", WIDTH - 4, break_on_hyphens=False)
+
+
+def _wrap(lines: Iterable[str]) -> list[str]:
+    return [piece for line in lines for piece in textwrap.wrap(line, WIDTH - 2) or [""]]

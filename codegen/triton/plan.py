@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
 
 from ...compiler.exact import FP32_MAX, fp32_bits, fp32_from_bits
+from ...compiler.format import Stream
 from ...compiler.view import NAN_BITS, NEGATIVE_ZERO_BITS, GridView, View
 
 #: Up to this many thresholds a kernel spells them out; above, it loops over a table.
-MAX_SPELT_OUT = 64
-MAX_SPELT_OUT_IN_ALL = 256
+MAX_SPELT_OUT = 32
+MAX_SPELT_OUT_IN_ALL = 64
 
 #: Elements that one program of the encoder and the decoder works on.
-TILE = 2048
+TILE = 1024
 
 #: Elements of one step of a GEMV program, all rows together, and its rows.
 GEMV_TILE = 4096
@@ -36,6 +36,11 @@ class Threshold:
     tie: int
     key: int
     code: int
+
+    @property
+    def text(self) -> str:
+        """The midpoint as a literal that reads back exactly."""
+        return repr(self.midpoint).replace("e+", "e")
 
     @property
     def label(self) -> str:
@@ -110,12 +115,6 @@ class Plan:
         return self.view.scale.container == 12
 
     @property
-    def needs_pack_kernel(self) -> bool:
-        """Whether any stream goes through the packing kernel."""
-        has_field = self.view.format.select.place == "field"
-        return has_field or self.packs_words or not self.packs_in_kernel
-
-    @property
     def zero_is_nan(self) -> bool:
         """Whether code 0, which fills masked lanes, is no number."""
         return self.view.decode_bits[0] == NAN_BITS
@@ -136,9 +135,43 @@ class Plan:
         return frozenset(peak for grid in self.grids for peak in grid.peaks)
 
     @property
-    def group_fields(self) -> int:
-        """How many codes fill whole bytes."""
-        return 8 // gcd(self.view.format.code_bits, 8)
+    def exact(self) -> bool:
+        """Whether elements meet scale * midpoint, and not a rounded quotient the midpoint."""
+        return self.view.format.policies.compare == "exact"
+
+    @property
+    def several(self) -> bool:
+        """Whether a block has a choice among grids."""
+        return len(self.grids) > 1
+
+    @property
+    def needs_peak(self) -> bool:
+        """Whether the largest magnitude of a block is asked for."""
+        scale = self.view.scale
+        return "peak" in self.peaks or scale.is_fp32 or scale.signed_rule or self.propagates_nan
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a scale may be negative."""
+        return self.view.scale.sign_bit is not None
+
+    @property
+    def scale_tables(self) -> tuple[str, ...]:
+        """Names of the tables that decode a scale word."""
+        return ("scale_values",) if self.scale.kind == "table" else ()
+
+    @property
+    def ladder_tables(self) -> tuple[str, ...]:
+        """Names of the tables that a loop over thresholds reads."""
+        if self.spelt_out:
+            return ()
+        return ("midpoints", "ties", "codes_above") if self.exact else ("keys", "codes_above")
+
+    @property
+    def packed_streams(self) -> tuple[Stream, ...]:
+        """The streams that go through the packing kernel."""
+        loose = {"codes": not self.packs_in_kernel, "scales": self.packs_words, "select": True}
+        return tuple(s for s in self.view.format.streams if loose[s.name])
 
     @property
     def encode_blocks(self) -> int:
@@ -153,7 +186,7 @@ class Plan:
     @property
     def warps(self) -> int:
         """Warps of a program."""
-        return 8 if self.lanes > TILE else 4
+        return 8 if self.lanes > 2 * TILE else 4
 
 
 def plan_of(view: View) -> Plan:
@@ -230,9 +263,10 @@ def _ladder(grid: GridView, exact: bool) -> tuple[Threshold, ...]:
 
 
 def _select_bits(view: View, index: int) -> int:
-    """The bits of a scale word that say ``index``."""
+    """The bits of a scale word that say ``index``, as a signed 32-bit number."""
     positions = reversed(view.format.select.positions)
-    return sum(1 << position for i, position in enumerate(positions) if index >> i & 1)
+    bits = sum(1 << position for i, position in enumerate(positions) if index >> i & 1)
+    return bits - (1 << 32) if bits >> 31 else bits
 
 
 def _check_ranks(view: View) -> None:

@@ -120,7 +120,11 @@ class Shapes:
         """Name and width of what a code decodes to, the most significant first."""
         valid = ("element_valid", 1)
         if self.hosted:
-            return valid, ("element_coefficient", COEFFICIENT_BITS), ("element_shift", self.shift_bits)
+            return (
+                valid,
+                ("element_coefficient", COEFFICIENT_BITS),
+                ("element_shift", self.shift_bits),
+            )
         return valid, ("element_fixed", self.element_bits)
 
     @property

@@ -13,12 +13,15 @@ from ..vectors.memory import decoder_count, dot_count, layout_of
 from ..vectors.shapes import shapes_of
 from ..vectors.words import decoder_words, element_words
 from .header import Header
-from .ports import ports_of
+from .ports import ports_of, shifted
 from .tables import element_rom, extend, scale_text
 
 #: Template -> suffix of the module that it makes, in order of use.
 MODULES = ("scale_decoder", "element_decoder", "decoder", "dot")
 BENCHES = ("decoder_tb", "dot_tb")
+
+#: A longer block is summed in groups of this many lanes, which keeps simulators quick.
+GROUP_LANES = 32
 
 
 def emit(fmt: Format) -> dict[str, str]:
@@ -35,6 +38,7 @@ def emit(fmt: Format) -> dict[str, str]:
         "ports": ports_of(fmt),
         "layout": layout_of(shapes),
         "extend": extend,
+        "shifted": shifted,
     }
     extra = {
         "scale_decoder": {"scale": scale_text(fmt)},
@@ -44,6 +48,7 @@ def emit(fmt: Format) -> dict[str, str]:
             "element_rows": len(element_words(fmt)),
             "vectors": decoder_count(fmt),
         },
+        "dot": {"group_lanes": GROUP_LANES},
         "dot_tb": {"vectors": dot_count(fmt)},
     }
     return {

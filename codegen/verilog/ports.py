@@ -96,7 +96,9 @@ def _scale_out(shapes: Shapes, last: int) -> tuple[Port, ...]:
     meanings = {
         "select": f"index of the block's grid, 0..{last}",
         "scale_sign": "1: the scale is negative",
-        "scale_nan": "1: the word is no number" + ("" if shapes.has_infinity else " (or infinite)"),
+        "scale_nan": "1: the word is no number"
+        if shapes.has_infinity
+        else "1: the word is no finite number",
         "scale_infinity": "1: the word is an infinity",
         "scale_zero": "1: the scale is zero",
         "scale_exponent": f"exponent of the significand's LSB plus {shapes.scale_bias}; "
@@ -111,7 +113,7 @@ def _element_out(shapes: Shapes) -> tuple[Port, ...]:
     coefficients = _range(shapes.multiplicand)
     meanings = {
         "element_valid": "0: the code is no number, and its word is zero",
-        "element_coefficient": f"{coefficients}, LSB weight 2^({_plus('element_shift_o', shapes)})",
+        "element_coefficient": f"{coefficients}, LSB weight 2^({shifted('element_shift_o', shapes)})",
         "element_shift": "left shift of the coefficient",
         "element_fixed": f"{_range(shapes.element)}, LSB weight 2^{shapes.unit}",
     }
@@ -160,6 +162,7 @@ def _range(bounds: Bounds) -> str:
     return f"{bounds.low}..{bounds.high}"
 
 
-def _plus(name: str, shapes: Shapes) -> str:
+def shifted(name: str, shapes: Shapes) -> str:
+    """The exponent ``name + unit`` as text."""
     sign = "-" if shapes.unit < 0 else "+"
     return f"{name} {sign} {abs(shapes.unit)}" if shapes.unit else name

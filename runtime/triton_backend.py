@@ -1,0 +1,207 @@
+"""Triton as a back end: on a CUDA device, or in Triton's interpreter where there is none.
+
+The generated module's text is compiled in this process, without a file and without an
+environment variable; one process may hold both a compiled and an interpreted copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codegen.triton import emit
+from ..compiler.format import Format
+from ..compiler.reference import TensorLevel
+from ..compiler.thresholds import scale_thresholds
+from ..compiler.view import view_of
+from .backend import BackendUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+#: The interpreter takes milliseconds for a program whatever its size: elements of one program.
+INTERPRETED_TILE = 1 << 17
+
+
+def require() -> None:
+    """Check that torch and triton can be imported.
+
+    Raises:
+        BackendUnavailable: one is missing; the message says how to get it.
+    """
+    for module, extra in (("torch", "torch"), ("triton", "gpu")):
+        if find_spec(module) is None:
+            raise BackendUnavailable(f"{module} is not installed: pip install 'fmtc[{extra}]'")
+
+
+@lru_cache(maxsize=64)
+def load_module(fmt: Format, interpreted: bool) -> ModuleType:
+    """The generated module of a format, its kernels compiled or interpreted.
+
+    Raises:
+        BackendUnavailable: torch or triton is missing.
+        ValueError: Triton cannot express the format.
+    """
+    require()
+    import triton  # noqa: PLC0415 - heavy, and optional
+
+    ((filename, text),) = emit(fmt).items()
+    mode = "interpreted" if interpreted else "compiled"
+    stem = filename.removesuffix(".py")
+    # Triton reads a kernel's source through linecache, and its globals through the module.
+    path = f"<fmtc {fmt.content_hash[:16]} {mode} {filename}>"
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+    module = ModuleType(f"fmtc_generated_{stem}_{mode}_{fmt.content_hash[:16]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = interpreted
+        exec(compile(text, path, "exec"), module.__dict__)  # noqa: S102 - our own text
+    return module
+
+
+class TritonBackend:
+    """Encodes and decodes rows with the generated kernels.
+
+    Args:
+        fmt: the format.
+        device: a torch device; None takes the first CUDA device, and the interpreter on
+            the CPU where there is none.
+
+    Raises:
+        BackendUnavailable: torch or triton is missing.
+        ValueError: Triton cannot express the format.
+    """
+
+    name = "triton"
+
+    def __init__(self, fmt: Format, device: str | torch.device | None = None) -> None:
+        require()
+        import torch  # noqa: PLC0415 - heavy, and optional
+
+        fallback = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(fallback if device is None else device)
+        self.interpreted = self.device.type == "cpu"
+        self._format = fmt
+        self._module = load_module(fmt, self.interpreted)
+
+    def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
+        """See ``Backend.encode``."""
+        encoded = self.encode_tensor(self._tensor(x), level)
+        return {name: stream.cpu().numpy() for name, stream in encoded.items()}
+
+    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
+        """See ``Backend.decode``."""
+        tensors = {name: self._tensor(stream) for name, stream in streams.items()}
+        decoded: F32 = self.decode_tensor(tensors, length, level).cpu().numpy()
+        return decoded
+
+    def gemv(self, streams: dict[str, U8], x: F32, level: TensorLevel) -> F32:
+        """float32 [rows]: the encoded matrix [rows, n] times x, float32 [n].
+
+        The generated kernel states the order of the sum and its tolerance.
+        """
+        tensors = {name: self._tensor(stream) for name, stream in streams.items()}
+        product: F32 = self.gemv_tensor(tensors, self._tensor(x), level).cpu().numpy()
+        return product
+
+    def encode_tensor(self, x: torch.Tensor, level: TensorLevel) -> dict[str, torch.Tensor]:
+        """Streams of a float32 tensor [rows, n] on the back end's device; no host copy."""
+        import torch  # noqa: PLC0415 - heavy, and optional
+
+        table = scale_thresholds(view_of(self._format), level.multiplier)
+        thresholds = torch.from_numpy(table).to(x.device)
+        encoded: dict[str, torch.Tensor] = self._launch(
+            "encode", x, thresholds, level.multiplier, **self._tile()
+        )
+        return encoded
+
+    def decode_tensor(
+        self, streams: dict[str, torch.Tensor], length: int, level: TensorLevel
+    ) -> torch.Tensor:
+        """float32 [rows, length] from streams on the back end's device; no host copy."""
+        decoded: torch.Tensor = self._launch(
+            "decode", streams, int(length), level.multiplier, **self._tile()
+        )
+        return decoded
+
+    def gemv_tensor(
+        self, streams: dict[str, torch.Tensor], x: torch.Tensor, level: TensorLevel
+    ) -> torch.Tensor:
+        """float32 [rows] from streams and x [n], floats, on the back end's device."""
+        tile: dict[str, int] = {}
+        if self.interpreted:  # it widens bfloat16 wrongly, and wants few programs
+            x = x.float()
+            columns = _power_of_two(-(-x.shape[0] // self._format.block))
+            blocks = max(1, min(columns, INTERPRETED_TILE // _lanes(self._format)))
+            most = max(1, INTERPRETED_TILE // (blocks * _lanes(self._format)))
+            rows = min(most, _power_of_two(streams["codes"].shape[0]))
+            tile = {"rows": rows, "blocks": blocks}
+        product: torch.Tensor = self._launch("gemv", streams, x, level.multiplier, **tile)
+        return product
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        import torch  # noqa: PLC0415 - heavy, and optional
+
+        writable = array if array.flags.writeable else array.copy()
+        return torch.from_numpy(np.ascontiguousarray(writable)).to(self.device)
+
+    def _tile(self) -> dict[str, int]:
+        if not self.interpreted:
+            return {}
+        return {"blocks": max(1, INTERPRETED_TILE // _lanes(self._format))}
+
+    def _launch(self, function: str, *args: object, **kwargs: int) -> Any:
+        call: Callable[..., Any] = getattr(self._module, function)
+        with _interpreting() if self.interpreted else contextlib.nullcontext():
+            return call(*args, **kwargs)
+
+
+def _lanes(fmt: Format) -> int:
+    return _power_of_two(fmt.block)
+
+
+def _power_of_two(count: int) -> int:
+    """The least power of two that is at least ``count``."""
+    return 1 << (max(1, count) - 1).bit_length()
+
+
+@contextlib.contextmanager
+def _interpreting() -> Iterator[None]:
+    """Make ``tl.max``, ``tl.min`` and ``tl.sum`` callable from interpreted kernels.
+
+    Triton chooses once, at its import, whether its own library is compiled or interpreted.
+    Here both live in one process, so the three reductions are replaced for the launch.
+    """
+    from triton import language as tl  # noqa: PLC0415 - heavy, and optional
+    from triton.language import standard  # noqa: PLC0415
+
+    def reduction(combine: object) -> Callable[..., Any]:
+        return lambda values, axis=None: tl.reduce(values, axis, combine)
+
+    replaced = {
+        "max": reduction(standard._elementwise_max),
+        "min": reduction(standard._elementwise_min),
+        "sum": reduction(standard._sum_combine),
+    }
+    kept = {name: getattr(tl, name) for name in replaced}
+    for name, function in replaced.items():
+        setattr(tl, name, function)
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        for name, function in kept.items():
+            setattr(tl, name, function)

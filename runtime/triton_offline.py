@@ -1,0 +1,184 @@
+"""Compiling the generated Triton kernels to cubin on a machine without a GPU or a driver.
+
+Resource use is read with the ``cuobjdump`` that comes in the triton wheel, so that a test can
+refuse a kernel that spills.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from types import ModuleType
+
+from ..codegen.triton.plan import GEMV_ROWS, plan_of
+from ..compiler.format import Format
+from ..compiler.view import view_of
+from .triton_backend import load_module
+
+#: CUDA architectures: A100, H100/H200, B100/B200.
+ARCHITECTURES = (80, 90, 100)
+
+#: Columns of the matrix that the GEMV is compiled for: its step count is a constant.
+GEMV_COLUMNS = 4096
+
+#: Types of the kernels' arguments; every other pointer holds bytes, every other value an i32.
+_POINTERS = {
+    "x_ptr": "*fp32",
+    "y_ptr": "*fp32",
+    "out_ptr": "*fp32",
+    "values_ptr": "*fp32",
+    "scale_values_ptr": "*fp32",
+    "multiplier_ptr": "*fp32",
+    "thresholds_ptr": "*i32",
+    "keys_ptr": "*i32",
+    "ties_ptr": "*i32",
+    "codes_above_ptr": "*i32",
+    "midpoints_ptr": "*fp64",
+    "pairs_ptr": "*i64",
+}
+
+_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+class OfflineCompileError(RuntimeError):
+    """Triton or its assembler refused a generated kernel; the message is its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """What one kernel takes on one architecture.
+
+    Attributes:
+        kernel: the kernel's name.
+        arch: the architecture, 90 for sm_90.
+        warps: warps of a program.
+        registers: registers of a thread (at most 255).
+        stack: bytes of a thread's stack; more than zero is a spill or an indexed array.
+        local: bytes of a thread's local memory.
+        shared: bytes of a program's static shared memory.
+        cubin: bytes of the machine code file.
+        ptx: the assembly text that it was made from.
+    """
+
+    kernel: str
+    arch: int
+    warps: int
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    cubin: int
+    ptx: str
+
+    @property
+    def spills(self) -> bool:
+        """Whether a thread's values leave its registers."""
+        return self.stack > 0 or self.local > 0
+
+
+def compile_offline(fmt: Format, arch: int) -> list[KernelReport]:
+    """Compile every kernel of a format for one architecture, with the launchers' constants.
+
+    Args:
+        fmt: the format.
+        arch: 80, 90 or 100, as in sm_90.
+
+    Returns:
+        One report a kernel, in the order of the module's text.
+
+    Raises:
+        BackendUnavailable: torch or triton is missing.
+        ValueError: Triton cannot express the format.
+        OfflineCompileError: a kernel does not compile.
+    """
+    module = load_module(fmt, interpreted=False)
+    plan = plan_of(view_of(fmt))
+    steps = ceil(GEMV_COLUMNS / (fmt.block * plan.gemv_blocks))
+    words = "*i32" if plan.packs_words else "*u8"
+    coders: dict[str, object] = {"blocks": plan.encode_blocks}
+    gemv: dict[str, object] = {"rows": GEMV_ROWS, "blocks": plan.gemv_blocks, "steps": steps}
+    jobs = [
+        _Job("encode", coders, {"scales_ptr": words}),
+        _Job("decode", coders),
+        _Job("gemv", gemv, fused=True),
+    ]
+    for stream in plan.packed_streams:
+        packing: dict[str, object] = {
+            "bits": stream.bits,
+            "high_first": stream.order == "high_first",
+            "tile": plan.encode_blocks * plan.lanes,
+        }
+        fields = words if stream.name == "scales" else "*u8"
+        jobs.append(_Job("pack", packing, {"fields_ptr": fields}))
+    return [_compile(fmt.name, job, module, arch, plan.warps) for job in jobs]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One kernel to compile: its constants, and its pointers that differ from the usual."""
+
+    kernel: str
+    constants: dict[str, object]
+    pointers: dict[str, str] = field(default_factory=dict)
+    fused: bool = False
+
+
+def _compile(name: str, job: _Job, module: ModuleType, arch: int, warps: int) -> KernelReport:
+    import triton  # noqa: PLC0415 - heavy, and optional
+    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
+    from triton.compiler import ASTSource  # noqa: PLC0415
+
+    kernel = getattr(module, f"{name}_{job.kernel}_kernel")
+    names = list(inspect.signature(kernel.fn).parameters)
+    signature = {argument: _type_of(argument, job) for argument in names}
+    # torch hands out pointers to at least 16 bytes.
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n.endswith("_ptr")}
+    source = ASTSource(kernel, signature=signature, constexprs=job.constants, attrs=aligned)
+    options = {"num_warps": warps, "enable_fp_fusion": job.fused}
+    try:
+        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    except (triton.CompilationError, RuntimeError) as error:
+        raise OfflineCompileError(f"{kernel.__name__} for sm_{arch}: {error}") from error
+    cubin = compiled.asm["cubin"]
+    registers, stack, shared, local = _resources(cubin)
+    return KernelReport(
+        kernel=kernel.__name__,
+        arch=arch,
+        warps=warps,
+        registers=registers,
+        stack=stack,
+        local=local,
+        # Triton's shared memory is dynamic: the launcher asks for it, the cubin does not say.
+        shared=max(shared, int(compiled.metadata.shared)),
+        cubin=len(cubin),
+        ptx=compiled.asm["ptx"],
+    )
+
+
+def _type_of(argument: str, job: _Job) -> str:
+    if argument in job.constants:
+        return "constexpr"
+    usual = _POINTERS.get(argument, "*u8") if argument.endswith("_ptr") else "i32"
+    return job.pointers.get(argument, usual)
+
+
+def _resources(cubin: bytes) -> tuple[int, int, int, int]:
+    """Registers, stack, shared and local bytes, as the wheel's cuobjdump prints them."""
+    import triton  # noqa: PLC0415 - heavy, and optional
+
+    tool = Path(triton.knobs.nvidia.cuobjdump.path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [str(tool), "--dump-resource-usage", str(path)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = _RESOURCES.search(listing)
+    if found is None:
+        raise OfflineCompileError(f"cuobjdump says nothing of registers: {listing.strip()}")
+    registers, stack, shared, local = (int(number) for number in found.groups())
+    return registers, stack, shared, local

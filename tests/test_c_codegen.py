@@ -1,0 +1,139 @@
+"""The generated C text: golden files, strict compilers, safe names and comments."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from fmtc.codegen.c import emit
+from fmtc.codegen.c.context import double_literal, float_literal
+from fmtc.compiler.resolve import compile_text
+from fmtc.compiler.view import view_of
+from fmtc.formats import load, names
+
+GOLDEN = Path(__file__).parent / "golden" / "c"
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-fsyntax-only"]
+
+HOSTILE = """format register "*/ #error injected /* \\\\ ??/ ok" {
+  cite  "evil */ int x; // more"
+  block 5
+  grid  volatile = codebook 3 { -1, -0.5, -0.25, 0, 0.125, 0.25, 0.5, 1 }
+  grid  auto = int 3
+  scale ue4m4
+  select 1 bit at field { 0: volatile, 1: auto }
+}"""
+
+
+def strict_formats() -> dict[str, dict[str, str]]:
+    wide = "format wide { block 3  grid e = e3m4  scale fp32 { rule argmax }  tie up }"
+    meta = "format _m { block 8  grid e2m3  scale ue5m3 { container 12 } }"
+    texts = {"register": HOSTILE, "wide": wide, "_m": meta}
+    return {name: emit(load(name)) for name in names()} | {
+        name: emit(compile_text(text)) for name, text in texts.items()
+    }
+
+
+def compile_strictly(command: list[str], directory: Path) -> None:
+    for name, files in strict_formats().items():
+        for file, text in files.items():
+            (directory / file).write_text(text)
+        whole = [*command, *STRICT, f"{name}.c"]
+        done = subprocess.run(whole, cwd=directory, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[:2000]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("flags", [[], ["-mavx2"], ["-mavx2", "-mfma", "-O3"]])
+def test_the_generated_c_compiles_without_a_warning(
+    compiler: str, flags: list[str], tmp_path: Path
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    if "-mavx2" in flags and not accepts(compiler, "-mavx2"):
+        pytest.skip(f"{compiler} does not build for x86")
+    compile_strictly([compiler, *flags], tmp_path)
+
+
+def accepts(compiler: str, flag: str) -> bool:
+    command = [compiler, flag, "-x", "c", "-fsyntax-only", "-"]
+    return subprocess.run(command, input=b"", capture_output=True, check=False).returncode == 0
+
+
+def test_the_header_can_be_included_from_cplusplus(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    (tmp_path / "register.h").write_text(emit(compile_text(HOSTILE))["register.h"])
+    (tmp_path / "a.cc").write_text('#include "register.h"\nint main() { return 0; }\n')
+    subprocess.run(["g++", "-Wall", "-Werror", "-fsyntax-only", "a.cc"], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "sop_pair"])
+@pytest.mark.parametrize("suffix", [".c", ".h"])
+def test_the_generated_text_is_the_golden_text(name: str, suffix: str) -> None:
+    found = emit(load(name))[name + suffix]
+    wanted = (GOLDEN / (name + suffix)).read_text()
+    assert found == wanted, (
+        f"regenerate with: python -m fmtc build {name} --target c -o tests/golden/c"
+    )
+
+
+def test_a_c_project_can_use_the_generated_files_alone(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    for file, text in emit(load("mxfp4")).items():
+        (tmp_path / file).write_text(text)
+    (tmp_path / "main.c").write_text(
+        """#include "mxfp4.h"
+        #include <stdio.h>
+        int main(void) {
+            const uint8_t codes[2] = {0x21, 0x7f}, scale = 128;
+            float x[4];
+            fmtc_mxfp4_decode_row(codes, &scale, NULL, 4, 1.0f, x);
+            printf("%g %g %g %g %d", x[0], x[1], x[2], x[3], (int)fmtc_mxfp4_codes_bytes(33));
+            return 0;
+        }"""
+    )
+    command = ["cc", "-std=c11", "-ffp-contract=off", "main.c", "mxfp4.c", "-o", "program"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 2 -12 12 17"
+
+
+def test_user_text_stays_inside_comments() -> None:
+    for text in emit(compile_text(HOSTILE)).values():
+        code = "\n".join(part.split("*/", 1)[-1] for part in text.split("/*"))
+        assert "injected" not in code
+        assert "evil" not in code
+        assert "\\" not in text
+
+
+def test_every_number_of_the_tables_is_written_exactly() -> None:
+    fmt = load("po2_nf4")
+    text = emit(fmt)["po2_nf4.c"]
+    for grid in view_of(fmt).grids:
+        for midpoint in grid.midpoints:
+            literal = double_literal(float(midpoint))
+            assert Fraction(float.fromhex(literal)) == midpoint
+            assert literal in text
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        (0.0, "0x0p+0f"),
+        (-0.0, "-0x0p+0f"),
+        (1.0, "0x1p+0f"),
+        (0.1015625, "0x1.ap-4f"),
+        (2.0**-149, "0x1p-149f"),
+        (float("nan"), "NAN"),
+    ],
+)
+def test_float_constants_are_exact_hexadecimal(value: float, literal: str) -> None:
+    assert float_literal(value) == literal
+
+
+def test_the_same_format_gives_the_same_text() -> None:
+    assert emit(load("sop_pair")) == emit(load("sop_pair"))
