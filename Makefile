@@ -35,7 +35,7 @@ tools: ## install the RTL simulator and linter where apt may
 	  echo "RTL checks will be skipped; to run them: sudo apt-get install iverilog verilator"
 
 demo: setup tools ## quantize a real model with every shipped format and verify the RTL
-	$(BIN)/python -m fmtc.runtime.demo
+	$(BIN)/python -m fmtc.demo
 
 test: setup tools ## run the tests (not the slow exhaustive sets)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"

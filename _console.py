@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,8 +73,16 @@ def faults(error: FormatError) -> list[dict[str, Any]]:
 
 
 def json_out(value: Any) -> None:
-    """Print JSON on stdout."""
-    click.echo(json.dumps(value, indent=2))
+    """Print JSON on stdout; a number that is not finite becomes null, as JSON has none."""
+    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(rows: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
@@ -151,10 +160,10 @@ def _grids(sheet: dict[str, Any]) -> None:
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[str], None]]:
     """A bar on stderr that steps once a call; it is seen on a terminal only."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_rich(err=True), transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task(title, total=total)
         started = False
 
@@ -172,7 +181,6 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -183,13 +191,21 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_rich(err=True), transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task("", total=None)
 
         def step(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
         yield step
+
+
+def _bar(*columns: Any) -> Any:
+    """A progress bar on stderr; where that is no terminal, one that prints nothing."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    disable = not sys.stderr.isatty()
+    return Progress(*columns, console=_rich(err=True), transient=True, disable=disable)
 
 
 def _cell(value: Any) -> str:

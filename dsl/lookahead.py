@@ -17,13 +17,17 @@ WORDS = frozenset({"NAME", "BIT", "BITS", "AT"})
 KEYWORDS = frozenset(word.upper() for word in CLAUSES)
 
 #: What follows the first word of a clause that is no setting, and the words that go on so.
+#: No well-formed text has one of these behind an unreserved word.
 _SHAPES = (
     (("NAME", "LBRACE"), ("scale", "format")),
     (("NAME", "STRING", "LBRACE"), ("format",)),
     (("NAME", "EQUAL"), ("grid",)),
-    (("NUMBER", "BIT", "AT"), ("select",)),
-    (("NUMBER", "BITS", "AT"), ("select",)),
+    (("NUMBER", "BIT", "AT", "NAME", "LBRACE"), ("select",)),
+    (("NUMBER", "BIT", "AT", "SCALE", "DOT"), ("select",)),
+    (("NUMBER", "BITS", "AT", "NAME", "LBRACE"), ("select",)),
+    (("NUMBER", "BITS", "AT", "SCALE", "DOT"), ("select",)),
 )
+_IN_SETTINGS = WORDS | {"NUMBER", "STRING", "MINUS", "SLASH", "CARET"}
 _AFTER_KEYWORD = {
     "CITE": {"STRING"},
     "GRID": WORDS,
@@ -91,6 +95,22 @@ def _goes_on_as_clause(tokens: Sequence[Token], index: int) -> bool:
     """Whether a reserved word in the middle of a line has what a clause needs next."""
     after = kinds(tokens, index + 1, 1)
     return bool(after) and after[0] in _AFTER_KEYWORD.get(tokens[index].type, ())
+
+
+def lonely_key(tokens: Sequence[Token], index: int) -> int | None:
+    """The setting without a value that shifted all the words from it to this misfit.
+
+    In ``tie``, and on the next line ``block 16``, the parser reads ``tie block`` and stumbles
+    at ``16``; this looks back for a word alone on its line before a line with more than one.
+    """
+    for start in range(index - 1, -1, -1):
+        if tokens[start].type not in _IN_SETTINGS:
+            break
+        words = len(tokens) > start + 2 and {tokens[start].type, tokens[start + 1].type} <= WORDS
+        lines = [first_on_line(tokens, i) for i in range(start, start + 3)] if words else []
+        if lines == [True, True, False]:
+            return start
+    return None
 
 
 def hint_for(tokens: Sequence[Token], index: int, accepted: set[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .ast import File, Span
 from .comments import attach
@@ -53,9 +53,23 @@ def parse_partial(text: str, filename: str = "<text>") -> Parsed:  # noqa: ARG00
 
     scanned = scan(text)
     recovered = read(scanned)
-    tree = attach(TreeBuilder().transform(recovered.tree), scanned.comments)
+    tree = _without(TreeBuilder().transform(recovered.tree), recovered.misread)
+    tree = attach(tree, scanned.comments)
     place = sorted(recovered.diagnostics, key=lambda d: (d.span.line, d.span.column, d.code))
     return Parsed(tree, tuple(place), recovered.damaged)
+
+
+def _without(file: File, places: frozenset[tuple[int, int]]) -> File:
+    """The file without the clauses that start at these lines and columns."""
+    if not places:
+        return file
+    formats = (
+        replace(
+            f, clauses=tuple(c for c in f.clauses if (c.span.line, c.span.column) not in places)
+        )
+        for f in file.formats
+    )
+    return replace(file, formats=tuple(formats))
 
 
 def _too_large(text: str) -> Diagnostic:

@@ -23,12 +23,13 @@ from .lookahead import (
     atom_without_equal,
     first_on_line,
     hint_for,
+    lonely_key,
     looks_like_format,
     misread_clause,
     next_clause,
 )
 from .scanner import BAD_TOKENS, Scan
-from .wording import A_CLAUSE, CLAUSES, expected_words, token_words
+from .wording import A_CLAUSE, A_VALUE, CLAUSES, expected_words, token_words
 
 if TYPE_CHECKING:
     from .ast import Span
@@ -66,6 +67,7 @@ class Recovered:
     tree: Tree[Token]
     diagnostics: tuple[Diagnostic, ...]
     damaged: frozenset[str]
+    misread: frozenset[tuple[int, int]]  # line and column of clauses to leave out of the tree
 
 
 def read(scanned: Scan) -> Recovered:
@@ -80,12 +82,16 @@ class _Reader:
         self.faults = scanned.faults
         self.diagnostics = list(scanned.diagnostics)
         self.damaged: set[str] = set()
+        self.misread: set[tuple[int, int]] = set()
+        self.starts: list[int] = []  # the index of every clause's first token
         self.at = 0
         self.braces: list[Token] = []
         self.format: _Mark | None = None
         self.clause: _Mark | None = None
         self.quiet = False  # the fault that stopped the reading here has been reported
-        self.mended: set[str] = set()  # what was said about mended tokens of this clause
+        self.mended: set[tuple[str, str]] = (
+            set()
+        )  # what was said about mended tokens of this clause
         self.stopped = -1  # where the last skip ended: none may end there twice
         self.resumed = 0  # offset in the text from where scanner faults excuse parser faults
 
@@ -102,7 +108,8 @@ class _Reader:
             else:
                 self._recover(token)
         tree = self._finish()
-        return Recovered(tree, tuple(self.diagnostics[:MAX_FAULTS]), frozenset(self.damaged))
+        diagnostics = tuple(self.diagnostics[:MAX_FAULTS])
+        return Recovered(tree, diagnostics, frozenset(self.damaged), frozenset(self.misread))
 
     def _feed(self, token: Token) -> bool:
         starts_clause = token.type in _STARTS and self._may_start_clause()
@@ -114,6 +121,7 @@ class _Reader:
             self._resume(token)
         elif starts_clause:
             self.clause = _Mark(self.at, height, len(self.braces))
+            self.starts.append(self.at)
             self._resume(token)
         elif token.type == "LBRACE":
             self.braces.append(token)
@@ -198,7 +206,7 @@ class _Reader:
             self._skip_outside(token)
         elif not self.braces:
             self._skip_header(token)
-        else:
+        elif not self._step_back():
             self._skip_clause(token)
 
     def _is_excused(self, token: Token) -> bool:
@@ -220,9 +228,13 @@ class _Reader:
 
     def _report_mended(self, token: Token, message: str, expected: str, hint: str | None) -> None:
         """Report a mended token, the same slip once in a clause."""
-        if expected not in self.mended:
+        slip = (message.partition(" ")[0], expected)
+        if slip not in self.mended:
             self._report("E0111", message, span_of(token), expected, hint)
-        self.mended.add(expected)
+        self.mended.add(slip)
+
+    def _report_no_value(self, key: Token) -> None:
+        self._report("E0108", f"'{key}' has no value", span_of(key), A_VALUE)
 
     def _drop(self, token: Token) -> bool:
         """Pass over a token that the language does without."""
@@ -338,13 +350,29 @@ class _Reader:
 
     def _skip_to_body(self, token: Token) -> None:
         if self.cursor.accepts("LBRACE", token.type) and token.type != "RBRACE":
-            self._feed(Token.new_borrow_pos("LBRACE", "{", token))
+            self._feed(Token.new_borrow_pos("LBRACE", "", token))  # empty: it is in no text
             return
         assert self.format is not None
         self._take_back(self.format)
         self.damaged.add("format")
         self.format = None
         self.quiet = token.type != "FORMAT"
+
+    def _step_back(self) -> bool:
+        """Read again from behind a setting without a value, when that shifted what follows."""
+        key = None if self.quiet else lonely_key(self.tokens, self.at)
+        if key is None or key not in self.starts or self.clause is None:
+            return False
+        word = self.tokens[key]
+        self._report_no_value(word)
+        self.damaged.add(str(word))
+        while self.starts and self.starts[-1] >= key:
+            start = span_of(self.tokens[self.starts.pop()])
+            self.misread.add((start.line, start.column))
+        self._take_back(self.clause)
+        self.clause = None
+        self.at = key + 1
+        return True
 
     def _skip_clause(self, token: Token) -> None:
         """Drop the clause that the token stands in, and go on at the next."""
@@ -383,7 +411,7 @@ class _Reader:
         """Report the braces that are missing at the end, and put them in."""
         last = self.tokens[-1]
         gave_up = len(self.diagnostics) >= MAX_FAULTS
-        self.quiet = gave_up
+        self.quiet = gave_up or (bool(self.braces) and not self.braces[-1])
         expected = "'}'" if self.braces else expected_words(self.cursor.accepted())
         opened = self.braces[-1].line if self.braces else None
         hint = f"the '{{' on line {opened} is never closed" if opened else None
@@ -408,8 +436,8 @@ class _Reader:
         previous = self._previous()
         ends = token.type in KEYWORDS | {"RBRACE", "FORMAT"}
         if ends and {"NAME", "STRING", "NUMBER"} <= accepted:
-            message = f"'{previous}' has no value"
-            self._report("E0108", message, span_of(previous), expected_words(accepted))
+            lonely = lonely_key(self.tokens, self.at)
+            self._report_no_value(previous if lonely is None else self.tokens[lonely])
             return
         if "CITE" not in accepted and self._first_on_line():
             message = f"something is missing after '{previous}'"

@@ -27,6 +27,7 @@ SYNTAX_CODES = {
 #: The reserved words that begin a clause.
 CLAUSES = ("cite", "grid", "scale", "select")
 
+A_VALUE = "a value: a word, a number or a string in double quotes"
 A_CLAUSE = "a clause (cite, grid, scale, select) or a setting such as 'block 16'"
 
 #: Groups of terminals that read as one thing, widest first, each with what it also covers.
@@ -35,7 +36,7 @@ _GROUPS: tuple[tuple[set[str], set[str], str], ...] = (
     (
         {"NAME", "STRING", "NUMBER"},
         {"BIT", "BITS", "AT", "FUNCTION", "MINUS", "LPAR"},
-        "a value: a word, a number or a string in double quotes",
+        A_VALUE,
     ),
     ({"NAME", "NUMBER", "MINUS"}, {"BIT", "BITS", "AT", "FUNCTION", "LPAR"}, "values or settings"),
     ({"NAME", "SCALE"}, {"BIT", "BITS", "AT"}, "a place such as 'scale.sign'"),

@@ -136,8 +136,12 @@ def _compile(name: str, job: _Job, module: ModuleType, arch: int, warps: int) ->
     kernel = getattr(module, f"{name}_{job.kernel}_kernel")
     names = list(inspect.signature(kernel.fn).parameters)
     signature = {argument: _type_of(argument, job) for argument in names}
-    # torch hands out pointers to at least 16 bytes.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n.endswith("_ptr")}
+    # What the launcher sees on real matrices: aligned pointers, rows of a multiple of 16.
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, argument in enumerate(names)
+        if argument.endswith("_ptr") or argument == "length"
+    }
     source = ASTSource(kernel, signature=signature, constexprs=job.constants, attrs=aligned)
     options = {"num_warps": warps, "enable_fp_fusion": job.fused}
     try:

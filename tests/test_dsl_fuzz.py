@@ -39,10 +39,50 @@ format demo "every clause" {
 }
 format next { block 32 }
 """
-WORDS = (
-    "format cite grid scale select bit at block e4m3 16 0.5 2x .5 1. { } ( ) , : = . + - * / ^ ; "
-    '"text" "open # // [ ] @ ö \0 \\ f( \n \r\n \ufeff'
-).split(" ")
+WORDS = [
+    "format",
+    "cite",
+    "grid",
+    "scale",
+    "select",
+    "bit",
+    "at",
+    "block",
+    "e4m3",
+    "16",
+    "0.5",
+    "2x",
+    ".5",
+    "1.",
+    "{",
+    "}",
+    "(",
+    ")",
+    ",",
+    ":",
+    "=",
+    ".",
+    "+",
+    "-",
+    "*",
+    "/",
+    "^",
+    ";",
+    '"text"',
+    '"open',
+    "#",
+    "//",
+    "[",
+    "]",
+    "@",
+    "ö",
+    "\x00",
+    "\\",
+    "f(",
+    "\n",
+    "\r\n",
+    "\ufeff",
+]
 
 
 def positions(file):
@@ -159,7 +199,21 @@ def test_a_long_list_is_no_deep_expression():
 
 @pytest.mark.parametrize(
     "unit",
-    ["x", "@ ", "\0", "{", "}", "(", '"', "# x\n", "format x {", "block 16\n", "1 ", "scale ", ". "],
+    [
+        "x",
+        "@ ",
+        "\0",
+        "{",
+        "}",
+        "(",
+        '"',
+        "# x\n",
+        "format x {",
+        "block 16\n",
+        "1 ",
+        "scale ",
+        ". ",
+    ],
 )
 @pytest.mark.parametrize(
     ("size", "seconds"), [(1 << 15, 10), pytest.param(1 << 20, 100, marks=pytest.mark.slow)]

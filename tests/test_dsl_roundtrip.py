@@ -32,7 +32,9 @@ FORMATS = sorted((Path(fmtc.__file__).parent / "formats").glob("*.fmt"))
 RESERVED = {"format", "cite", "grid", "scale", "select"}
 
 names = st.one_of(
-    st.sampled_from(["block", "rule", "absmax", "e4m3", "nf4", "bit", "bits", "at", "_", "formats"]),
+    st.sampled_from(
+        ["block", "rule", "absmax", "e4m3", "nf4", "bit", "bits", "at", "_", "formats"]
+    ),
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,30}", fullmatch=True),
 ).filter(lambda name: name not in RESERVED)
 words = st.builds(Word, names)
@@ -147,6 +149,7 @@ def test_there_are_shipped_formats_to_read():
 
 
 def test_the_canonical_form_is_laid_out_in_columns_and_wrapped():
+    wide = ", ".join(f"0.{index:02}" for index in range(32))
     source = """
     # Above the format.
     format   demo "A \\"demo\\" with a backslash \\\\"   { # on the header
@@ -156,7 +159,7 @@ def test_the_canonical_form_is_laid_out_in_columns_and_wrapped():
         -1/4,0,2^-2,(1+1)/4,1 } # beside a
       grid longer = int 4 { range symmetric }
       grid e2m1 = e2m1
-      grid wide = codebook 5 { %s }
+      grid wide = codebook 5 { WIDE }
       scale e4m3 { rule absmax # beside rule
         tensor fp32
         # last in the scale
@@ -165,7 +168,7 @@ def test_the_canonical_form_is_laid_out_in_columns_and_wrapped():
       # last
     } # beside the brace
     # after all
-    """ % ", ".join(f"0.{index:02}" for index in range(32))
+    """.replace("WIDE", wide)
     assert print_file(parse(source)) == (
         "# Above the format.\n"
         "# on the header\n"
@@ -218,3 +221,9 @@ def test_a_string_that_no_text_can_hold_is_refused_by_the_printer(bad):
     tree = File((FormatDecl(Word("x"), Text(bad), ()),))
     with pytest.raises(ValueError, match="control character"):
         print_file(tree)
+
+
+def test_settings_that_look_like_a_mistyped_clause_are_read_as_they_stand():
+    text = 'format x { selct 1 bit at  scal e4m3  gird a  cit "text"  fromat b }'
+    keys = [clause.key.text for clause in parse(text).formats[0].clauses]
+    assert keys == ["selct", "bit", "scal", "gird", "cit", "fromat"]

@@ -180,7 +180,9 @@ def test_a_scale_word_holds_the_nearest_small_float_of_absmax_over_six(
     # x / 6 is no binary64 number: its nearest one rounds the same way, because no x * 1/6
     # lies closer than 2^-50 to a tie without being on it.
     wanted = np.clip(x.astype(np.float64) / 6, smallest, largest)
-    assert np.array_equal(scale_words(fmt, x), wanted.astype(kind_of(ml_dtypes, kind)).view(np.uint8))
+    assert np.array_equal(
+        scale_words(fmt, x), wanted.astype(kind_of(ml_dtypes, kind)).view(np.uint8)
+    )
 
 
 def kind_of(ml_dtypes: Any, name: str) -> np.dtype[Any]:

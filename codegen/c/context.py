@@ -193,18 +193,12 @@ def _halvings(count: int) -> tuple[list[int], int]:
 def _pack_steps(bits: int) -> list[dict[str, object]]:
     """Three steps that squeeze 8 fields from bytes to ``bits`` each; backwards they spread.
 
-    In each step every lane of ``lane`` bits holds two fields of ``field`` bits, one in its low
-    half and one in its high half; the high one moves down by ``shift`` to touch the low one.
+    In each step every lane of 2 * ``half`` bits holds two fields of ``field`` bits, which
+    ``low`` masks at the bottom of the lane: one at the bottom of each half before, both
+    together at the bottom of the lane after.
     """
-    steps = []
-    for lane, field in ((16, bits), (32, 2 * bits), (64, 4 * bits)):
-        ones = sum(((1 << field) - 1) << start for start in range(0, 64, lane))
-        steps.append(
-            {
-                "shift": lane // 2 - field,
-                "low": f"0x{ones:016x}u",
-                "high": f"0x{ones << field & (1 << 64) - 1:016x}u",
-                "spread": f"0x{ones << (lane // 2) & (1 << 64) - 1:016x}u",
-            }
-        )
+    steps: list[dict[str, object]] = []
+    for half, field in ((8, bits), (16, 2 * bits), (32, 4 * bits)):
+        low = sum(((1 << field) - 1) << start for start in range(0, 64, 2 * half))
+        steps.append({"half": half, "field": field, "low": f"0x{low:016x}u"})
     return steps

@@ -58,7 +58,6 @@ def _facts(fmt: Format, plan: Plan) -> dict[str, object]:
         "several": plan.several,
         "reads_select": fmt.select.bits > 0,
         "gemv_rows": GEMV_ROWS,
-        "gemv_depth": 2 * plan.lanes.bit_length() + plan.gemv_blocks.bit_length() + 4,
         "row_bits": max(fmt.code_bits, -(-scale.container // fmt.block)),
         "table_stride": 256 if plan.pairs else 1 << fmt.code_bits,
         "has_product": [any(t.kind == "product" for t in g.thresholds) for g in plan.grids],

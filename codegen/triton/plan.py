@@ -184,6 +184,11 @@ class Plan:
         return max(1, GEMV_TILE // (GEMV_ROWS * self.lanes))
 
     @property
+    def gemv_depth(self) -> int:
+        """Roundings on the way of one product into a GEMV's sum, besides the ascending steps."""
+        return gemv_depth(self.lanes, self.gemv_blocks)
+
+    @property
     def warps(self) -> int:
         """Warps of a program."""
         return 8 if self.lanes > 2 * TILE else 4
@@ -225,6 +230,15 @@ def plan_of(view: View) -> Plan:
         lanes=1 << (view.format.block - 1).bit_length(),
         spelt_out=max(counts) <= MAX_SPELT_OUT and sum(counts) <= MAX_SPELT_OUT_IN_ALL,
     )
+
+
+def gemv_depth(lanes: int, blocks: int) -> int:
+    """Roundings on the way of one product into a sum over ``blocks`` blocks by trees.
+
+    One a level of either tree, and one each for value * x, the scale, its product with the
+    block's sum, the decoded weight that is compared with, and a pair's inner sum.
+    """
+    return lanes.bit_length() + blocks.bit_length() + 5
 
 
 def total_order_key(bits: int) -> int:

@@ -30,8 +30,9 @@ _NOTHING, _ONE, _MINUS_ONE = (0, ACTIVATION.max_shift), (1, 0), (-1, 0)
 
 @dataclass(frozen=True, slots=True)
 class DotCase:
-    """One block: its scale word, its select field (0 without one), a code and an activation
-    for every lane.
+    """One block: its scale word, and a code and an activation for every lane.
+
+    ``select_field`` is the grid index that stands beside the scale word, 0 without one.
     """
 
     word: int

@@ -103,7 +103,9 @@ def decoder_words(fmt: Format) -> tuple[int, ...]:
         return tuple(range(1 << container))
     scale = view_of(fmt).scale
     numeral = {scale.magnitude_lsb + i for i in range(scale.magnitude_bits)}
-    flags = {*fmt.select.positions} | ({scale.sign_bit} - {None})
+    flags = {*fmt.select.positions}
+    if scale.sign_bit is not None:
+        flags.add(scale.sign_bit)
     spare = sum(1 << i for i in range(container) if i not in numeral | flags)
     words = {
         magnitude << scale.magnitude_lsb | flag | unused

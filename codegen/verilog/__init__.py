@@ -7,6 +7,8 @@ vectors`` or ``FAIL <module> <reason>``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...compiler.format import Format
 from ..render import render
 from ..vectors.memory import decoder_count, dot_count, layout_of
@@ -20,7 +22,8 @@ from .tables import element_rom, extend, scale_text
 MODULES = ("scale_decoder", "element_decoder", "decoder", "dot")
 BENCHES = ("decoder_tb", "dot_tb")
 
-#: A longer block is summed in groups of this many lanes, which keeps simulators quick.
+#: A longer block is summed in groups of at least this many lanes: simulators take a time that
+#: grows with the square of a sum's length.
 GROUP_LANES = 32
 
 
@@ -31,7 +34,7 @@ def emit(fmt: Format) -> dict[str, str]:
     ``<fmt>_dot.v`` is the block dot product with HIF8 activations; ``*_tb.v`` are the benches.
     """
     shapes = shapes_of(fmt)
-    values = {
+    values: dict[str, Any] = {
         "name": fmt.name,
         "header": Header(fmt),
         "shapes": shapes,
@@ -40,7 +43,7 @@ def emit(fmt: Format) -> dict[str, str]:
         "extend": extend,
         "shifted": shifted,
     }
-    extra = {
+    extra: dict[str, dict[str, Any]] = {
         "scale_decoder": {"scale": scale_text(fmt)},
         "element_decoder": {"rom": element_rom(fmt)},
         "decoder_tb": {
@@ -48,7 +51,7 @@ def emit(fmt: Format) -> dict[str, str]:
             "element_rows": len(element_words(fmt)),
             "vectors": decoder_count(fmt),
         },
-        "dot": {"group_lanes": GROUP_LANES},
+        "dot": {"group_lanes": _group_lanes(fmt.block)},
         "dot_tb": {"vectors": dot_count(fmt)},
     }
     return {
@@ -57,3 +60,8 @@ def emit(fmt: Format) -> dict[str, str]:
         )
         for part in (*MODULES, *BENCHES)
     }
+
+
+def _group_lanes(block: int) -> int:
+    """About the square root of the block, a power of two, so that both sums are short."""
+    return max(GROUP_LANES, 1 << ((block - 1).bit_length() + 1) // 2)

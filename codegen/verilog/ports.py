@@ -110,10 +110,10 @@ def _scale_out(shapes: Shapes, last: int) -> tuple[Port, ...]:
 
 
 def _element_out(shapes: Shapes) -> tuple[Port, ...]:
-    coefficients = _range(shapes.multiplicand)
+    lsb = shifted("element_shift_o", shapes)
     meanings = {
         "element_valid": "0: the code is no number, and its word is zero",
-        "element_coefficient": f"{coefficients}, LSB weight 2^({shifted('element_shift_o', shapes)})",
+        "element_coefficient": f"{_range(shapes.multiplicand)}, LSB weight 2^({lsb})",
         "element_shift": "left shift of the coefficient",
         "element_fixed": f"{_range(shapes.element)}, LSB weight 2^{shapes.unit}",
     }

@@ -16,6 +16,10 @@ Progress = Callable[[str], None]
 Check = tuple[str, str, Callable[[], int]]
 
 
+#: The GPUs that kernels are compiled for without one: A100, H100, B200.
+ARCHITECTURES = (80, 90, 100)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one check found: ``passed``, ``failed`` or ``skipped``, with the reason."""
@@ -106,19 +110,24 @@ def _backend_plan(fmt: Format, name: str, cases: int) -> Iterator[Check]:
 def _rtl(fmt: Format) -> int:
     from ..simulate import lint, simulate  # noqa: PLC0415 - starts outside tools
 
-    lint(fmt)
-    report = simulate(fmt)
-    for bench in report.benches:
+    for result in lint(fmt).results:
+        if not result.clean:
+            raise checks.Mismatch(f"{result.tool} on {result.module}:\n{result.log}")
+    benches = simulate(fmt).benches
+    for bench in benches:
         if not bench.passed:
-            raise checks.Mismatch(f"{bench.name}: {bench.detail}")
-    return sum(bench.vectors for bench in report.benches)
+            raise checks.Mismatch(f"{bench.name}:\n{bench.log}")
+    return sum(bench.vectors for bench in benches)
 
 
 def _offline(fmt: Format) -> int:
     from ..triton_offline import compile_offline  # noqa: PLC0415 - imports triton
 
-    reports = compile_offline(fmt)
+    reports = [report for arch in ARCHITECTURES for report in compile_offline(fmt, arch)]
     for report in reports:
         if report.spills:
-            raise checks.Mismatch(f"{report.kernel} on sm_{report.arch} spills {report.spills}")
+            raise checks.Mismatch(
+                f"{report.kernel} on sm_{report.arch} leaves its registers: "
+                f"{report.stack} bytes of stack, {report.local} of local memory"
+            )
     return len(reports)

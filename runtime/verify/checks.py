@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...compiler.exact import fp32_bits, fp32_from_bits
+from ...compiler.exact import fp32_bits
 from ...compiler.format import Format
 from ...compiler.packing import pack, unpack
 from ...compiler.reference import TensorLevel, calibrate, decode, encode
@@ -16,6 +18,8 @@ from ...dsl.parser import parse
 from ...dsl.printer import print_file
 from ..backend import F32, U8, Backend
 from . import inputs, oracle
+
+U32 = NDArray[np.uint32]
 
 #: Two grids whose squared errors differ by less than this, relatively, are both right.
 SAME_ERROR = 1e-6
@@ -147,63 +151,102 @@ def random_agrees(fmt: Format, backend: Backend, count: int) -> int:
 
 
 def compare_with_oracle(fmt: Format, blocks: F32, level: TensorLevel) -> int:
-    """The reference stores what exact rationals choose, block by block."""
-    view = view_of(fmt)
-    streams = encode(fmt, blocks, level)
+    """The reference stores what exact rationals choose, block by block and word by word."""
     length = blocks.shape[1]
-    codes = unpack(streams["codes"], length, fmt.streams[0])
-    per_row = -(-length // fmt.block)
-    words = unpack(streams["scales"], per_row, fmt.streams[1])
-    selects = unpack(streams["select"], per_row, fmt.streams[2]) if "select" in streams else None
+    fields = _fields(fmt, encode(fmt, blocks, level), length)
     cases = 0
     for row, values in enumerate(blocks):
-        for b in range(per_row):
-            piece = [float(v) for v in values[b * fmt.block : (b + 1) * fmt.block]]
-            word = int(words[row, b])
-            select = _select_in(fmt, word) if selects is None else int(selects[row, b])
+        for b in range(-(-length // fmt.block)):
+            place = slice(b * fmt.block, min(length, (b + 1) * fmt.block))
+            piece = [float(v) for v in values[place]]
+            select = int(fields.selects[row, b])
             trials = oracle.encode_block(fmt, piece, level.multiplier)
-            trial = next(t for t in trials if t.select == select)
+            trial = next((t for t in trials if t.select == select), None)
+            if trial is None:
+                raise Mismatch(f"{piece}: no grid has the select index {select}")
             if trial.error > trials[0].error * (1 + SAME_ERROR):
                 raise Mismatch(f"{piece}: grid {select} is not the best, {trials[0].select} is")
-            magnitude: int | float = word >> view.scale.magnitude_lsb & (
-                (1 << view.scale.magnitude_bits) - 1
-            )
-            if view.scale.is_fp32:
-                magnitude = fp32_from_bits(int(magnitude))
-            found = codes[row, b * fmt.block : b * fmt.block + len(piece)].tolist()
-            if magnitude != trial.magnitude or found != list(trial.codes):
+            word, wanted = int(fields.words[row, b]), _word_of(fmt, trial)
+            found = fields.codes[row, place].tolist()
+            if word != wanted or found != list(trial.codes):
                 raise Mismatch(
-                    f"block {piece} (bits {[f'{fp32_bits(v):08x}' for v in piece]}): scale "
-                    f"{magnitude} codes {found}; exactly {trial.magnitude} {list(trial.codes)}"
+                    f"block {piece} (bits {[f'{fp32_bits(v):08x}' for v in piece]}): scale word "
+                    f"{word:#x} codes {found}; exactly {wanted:#x} {list(trial.codes)}"
                 )
             cases += len(piece)
     return cases
 
 
+def _word_of(fmt: Format, trial: oracle.OracleBlock) -> int:
+    """The whole scale word of a block: magnitude, sign and select bits, the others zero."""
+    scale = view_of(fmt).scale
+    magnitude = fp32_bits(trial.magnitude) if scale.is_fp32 else int(trial.magnitude)
+    word = magnitude << scale.magnitude_lsb
+    if scale.sign_bit is not None:
+        word |= trial.negative << scale.sign_bit
+    for i, position in enumerate(reversed(fmt.select.positions)):
+        word |= (trial.select >> i & 1) << position
+    return word
+
+
 def same_bytes(
     fmt: Format, expected: dict[str, U8], found: dict[str, U8], x: F32, level: TensorLevel
 ) -> None:
-    """Two encodings are the same bytes, but for blocks where both grids are as good."""
-    if all(name in found and np.array_equal(expected[name], found[name]) for name in expected):
+    """Two encodings are the same bytes, but for blocks where another grid errs as little."""
+    for stream in fmt.streams:
+        one, two = expected[stream.name], found.get(stream.name)
+        if two is None or (two.dtype, two.shape) != (one.dtype, one.shape):
+            raise Mismatch(f"the stream '{stream.name}' is not {one.dtype} {one.shape}")
+    if all(np.array_equal(octets, found[name]) for name, octets in expected.items()):
         return
     length = x.shape[1]
-    one = decode(fmt, expected, length, level)
-    two = decode(fmt, found, length, level)
-    for row in np.flatnonzero(
-        np.any([(expected[n] != found[n]).any(axis=1) for n in expected], axis=0)
+    ours, theirs = _fields(fmt, expected, length), _fields(fmt, found, length)
+    a, b = decode(fmt, expected, length, level), decode(fmt, found, length, level)
+    starts = np.arange(0, length, fmt.block)
+    differ = (ours.words != theirs.words) | (ours.selects != theirs.selects)
+    differ |= np.add.reduceat(ours.codes != theirs.codes, starts, axis=1) > 0
+    for row, block in np.argwhere(differ):
+        place = slice(int(starts[block]), min(length, int(starts[block]) + fmt.block))
+        errors = [_squared_error(x[row, place], y[row, place]) for y in (a, b)]
+        other_grid = ours.selects[row, block] != theirs.selects[row, block]
+        if not other_grid or not abs(errors[0] - errors[1]) <= SAME_ERROR * max(errors):
+            raise Mismatch(
+                f"row {row} elements {place.start}..{place.stop}: {x[row, place].tolist()} is "
+                f"stored as {ours.show(row, block, place)} by the reference and as "
+                f"{theirs.show(row, block, place)} here"
+            )
+    for stream, fields in zip(
+        fmt.streams, (theirs.codes, theirs.words, theirs.selects), strict=False
     ):
-        for start in range(0, length, fmt.block):
-            stop = min(length, start + fmt.block)
-            a, b = one[row, start:stop], two[row, start:stop]
-            if np.array_equal(a.view(np.uint32), b.view(np.uint32)):
-                continue
-            block = x[row, start:stop]
-            errors = [float(np.sum(np.square(block - y, dtype=np.float64))) for y in (a, b)]
-            if len(fmt.grids) == 1 or abs(errors[0] - errors[1]) > SAME_ERROR * max(errors):
-                raise Mismatch(
-                    f"row {row} elements {start}..{stop}: {block.tolist()} encodes to "
-                    f"{a.tolist()} in the reference and {b.tolist()} here"
-                )
+        if not np.array_equal(pack(fields, stream), found[stream.name]):
+            raise Mismatch(f"the stream '{stream.name}' has spare bits that are not zero")
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Unpacked streams: codes [rows, n], scale words and select indices [rows, blocks]."""
+
+    codes: U32
+    words: U32
+    selects: U32
+
+    def show(self, row: int, block: int, place: slice) -> str:
+        return (
+            f"word {self.words[row, block]:#x} select {self.selects[row, block]} "
+            f"codes {self.codes[row, place].tolist()}"
+        )
+
+
+def _fields(fmt: Format, streams: dict[str, U8], length: int) -> _Fields:
+    codes, words, *selects = (
+        unpack(streams[s.name], length if s.per == "element" else -(-length // fmt.block), s)
+        for s in fmt.streams
+    )
+    return _Fields(codes, words, selects[0] if selects else _selects_in(fmt, words))
+
+
+def _squared_error(x: F32, y: F32) -> float:
+    return float(np.sum(np.square(x.astype(np.float64) - y)))
 
 
 def _same(found: F32, expected: F32, where: str) -> None:
@@ -229,7 +272,11 @@ def _field_selects(fmt: Format) -> Sequence[int]:
 
 
 def _select_in(fmt: Format, word: int) -> int:
-    index = 0
+    return int(_selects_in(fmt, np.array([word], np.uint32))[0])
+
+
+def _selects_in(fmt: Format, words: U32) -> U32:
+    index = np.zeros_like(words)
     for position in fmt.select.positions:
-        index = index << 1 | (word >> position & 1)
+        index = index << np.uint32(1) | (words >> np.uint32(position) & np.uint32(1))
     return index

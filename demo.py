@@ -1,4 +1,4 @@
-"""``python -m fmtc.runtime.demo``: the main job on real input.
+"""``python -m fmtc.demo``: the main job on real input.
 
 SmolLM2-135M is loaded from its GGUF file and rotated (its raw weights already lie on an int4
 grid, which would make any 4-bit result fake). Every shipped format quantizes all its linear
@@ -20,23 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import _console, codegen, formats
-from .._version import __version__
-from .atomic import write_atomically
-from .backend import BackendUnavailable
-from .checkpoint import Checkpoint, write_checkpoint
-from .format import Format, load
-from .models import (
+from . import _console, codegen, formats
+from ._version import __version__
+from .runtime.atomic import write_atomically
+from .runtime.backend import BackendUnavailable
+from .runtime.checkpoint import Checkpoint, write_checkpoint
+from .runtime.format import Format, load
+from .runtime.models import (
     Perplexity,
     evaluation_text,
     find_demo_model,
     load_gguf_model,
+    massive_channels,
     perplexity,
     rotate,
     set_linear_weights,
 )
-from .simulate import lint, simulate
-from .sources import ModelSource, open_source
+from .runtime.simulate import lint, simulate
+from .runtime.sources import ModelSource, open_source
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,9 @@ def run(folder: Path) -> None:
         loaded = load_gguf_model(path)
     tokens = loaded.encode(evaluation_text())[: CONTEXT * WINDOWS]
     with _stage("rotating it (the function stays the same)"):
-        rotated = rotate(loaded.model)
+        # Mixing the few huge channels of the residual stream would spread rounding errors there.
+        keep = massive_channels(loaded.model, tokens[:CONTEXT])
+        rotated = rotate(loaded.model, keep=keep)
     fingerprint = _fingerprint(path, tokens)
     file = _store(folder / "rotated", rotated, fingerprint)
     models = {"none (as published)": loaded.model, "none (rotated)": rotated}
@@ -178,15 +181,15 @@ def _build(folder: Path, fmt: Format) -> None:
     click.echo(f"{files} files in {folder}")
     try:
         with _stage(f"linting and simulating the RTL of {fmt.name}"):
-            lint(fmt)
+            clean = lint(fmt).passed
             report = simulate(fmt)
     except BackendUnavailable as reason:
         click.echo(f"RTL simulation skipped: {reason}")
         return
     for bench in report.benches:
         click.echo(f"  {bench.name}: {'PASS' if bench.passed else 'FAIL'}, {bench.vectors} vectors")
-    if not all(bench.passed for bench in report.benches):
-        raise ValueError("the RTL differs from the golden vectors")
+    if not (clean and report.passed):
+        raise ValueError("the RTL does not lint, or differs from the golden vectors")
 
 
 @contextmanager

@@ -1,0 +1,260 @@
+"""CPU speed of every shipped format beside its peers, on one thread, in one run.
+
+    python bench/cpu.py [--rows 2048] [--columns 4096] [--formats mxfp4,nf4] [--json]
+
+Contenders of a task take turns and each shows its best turn, so that a busy machine slows
+all of them alike. Read the ratios: Melem/s depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"  # before any of the libraries below starts its threads
+
+import numpy as np
+from fmtc.compiler.format import Format
+from fmtc.compiler.reference import TensorLevel, calibrate, decode, encode
+from fmtc.formats import load, names
+from fmtc.runtime.c_backend import CBackend
+from fmtc.runtime.compile_cache import find_compiler
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+F32 = NDArray[np.float32]
+OURS = "fmtc C"
+TASKS = ("encode", "decode", "dot")
+
+#: What a peer raises where it lacks a module, a kernel or this type.
+MISSING = (ImportError, AttributeError, NotImplementedError, RuntimeError, KeyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Something that does one task on all elements when called."""
+
+    task: str
+    name: str
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Speed of one contender, and how many times faster fmtc's C is; or why it is missing."""
+
+    format: str
+    task: str
+    contender: str
+    melem_per_s: float | None = None
+    fmtc_c_is_faster_by: float | None = None
+    skipped: str | None = None
+
+
+def fmtc_contenders(fmt: Format, x: F32) -> Iterator[Contender]:
+    """Our C and our reference, with the outputs that can be given allocated beforehand."""
+    backend = CBackend(fmt, threads=1)
+    level: TensorLevel = calibrate(fmt, x)
+    streams = backend.encode(x, level)
+    length = x.shape[1]
+    out = np.empty_like(x)
+    vector = x[0].copy()
+    yield Contender("encode", OURS, lambda: backend.encode(x, level))
+    yield Contender("decode", OURS, lambda: backend.decode(streams, length, level, out))
+    yield Contender("dot", OURS, lambda: backend.dot(streams, length, level, vector))
+    few = max(1, len(x) // 16)  # the reference is slow: a part of the rows will do
+
+    def encode_part() -> int:
+        encode(fmt, x[:few], level)
+        return few * length
+
+    def decode_part() -> int:
+        decode(fmt, {k: v[:few] for k, v in streams.items()}, length, level, out[:few])
+        return few * length
+
+    yield Contender("encode", "fmtc reference (NumPy)", encode_part)
+    yield Contender("decode", "fmtc reference (NumPy)", decode_part)
+
+
+def memory_contenders(x: F32) -> Iterator[Contender]:
+    """The roof: writing as many fp32 numbers, and multiplying them unpacked."""
+    out = np.empty_like(x)
+    vector = x[0].copy()
+    yield Contender("decode", "memcpy of the fp32 result", lambda: np.copyto(out, x))
+    yield Contender("dot", "NumPy fp32 matrix x vector", lambda: x @ vector)
+
+
+def bitsandbytes_contenders(x: F32) -> Iterator[Contender]:
+    """bitsandbytes' CPU functions for NF4 in blocks of 64."""
+    import bitsandbytes.functional as bnb
+    import torch
+
+    tensor = torch.from_numpy(x)
+    packed = bnb.quantize_4bit(tensor, blocksize=64, quant_type="nf4")
+    name = "bitsandbytes NF4"
+    yield Contender(
+        "encode", name, lambda: bnb.quantize_4bit(tensor, blocksize=64, quant_type="nf4")
+    )
+    yield Contender("decode", name, lambda: bnb.dequantize_4bit(*packed))
+
+
+def torchao_mx_contenders(x: F32) -> Iterator[Contender]:
+    """torchao's MXTensor, eager, as it runs on a CPU."""
+    import torch
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor
+
+    tensor = torch.from_numpy(x)
+    packed = MXTensor.to_mx(tensor, torch.float4_e2m1fn_x2, 32)
+    name = "torchao MXFP4 (eager)"
+    yield Contender("encode", name, lambda: MXTensor.to_mx(tensor, torch.float4_e2m1fn_x2, 32))
+    yield Contender("decode", name, lambda: packed.dequantize(torch.float32))
+
+
+def torchao_nvfp4_contenders(x: F32) -> Iterator[Contender]:
+    """torchao's NVFP4Tensor with a tensor scale, eager, as it runs on a CPU."""
+    import torch
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
+
+    tensor = torch.from_numpy(x)
+    scale = per_tensor_amax_to_scale(tensor.abs().max())
+    packed = NVFP4Tensor.to_nvfp4(tensor, per_tensor_scale=scale)
+    name = "torchao NVFP4 (eager)"
+    yield Contender("encode", name, lambda: NVFP4Tensor.to_nvfp4(tensor, per_tensor_scale=scale))
+    yield Contender("decode", name, lambda: packed.dequantize(torch.float32))
+
+
+def gguf_contenders(x: F32) -> Iterator[Contender]:
+    """gguf-py's NumPy functions for MXFP4."""
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType.MXFP4
+    packed = quants.quantize(x, kind)
+    yield Contender("encode", "gguf MXFP4 (NumPy)", lambda: quants.quantize(x, kind))
+    yield Contender("decode", "gguf MXFP4 (NumPy)", lambda: quants.dequantize(packed, kind))
+
+
+def ml_dtypes_contenders(x: F32) -> Iterator[Contender]:
+    """ml_dtypes' casts: elements alone, unpacked and without scales."""
+    import ml_dtypes
+
+    kind = ml_dtypes.float4_e2m1fn
+    codes = x.astype(kind)
+    name = "ml_dtypes E2M1 cast, no scales"
+    yield Contender("encode", name, lambda: x.astype(kind))
+    yield Contender("decode", name, lambda: codes.astype(np.float32))
+
+
+#: Peers that store the same numbers as a shipped format.
+PEERS: dict[str, dict[str, Callable[[F32], Iterator[Contender]]]] = {
+    "nf4": {"bitsandbytes NF4": bitsandbytes_contenders},
+    "mxfp4": {
+        "torchao MXFP4 (eager)": torchao_mx_contenders,
+        "gguf MXFP4 (NumPy)": gguf_contenders,
+        "ml_dtypes E2M1 cast, no scales": ml_dtypes_contenders,
+    },
+    "nvfp4": {"torchao NVFP4 (eager)": torchao_nvfp4_contenders},
+}
+
+
+def measure(fmt: Format, x: F32, seconds: float) -> list[Result]:
+    """Every contender of a format; those of one task take turns."""
+    contenders = [*fmtc_contenders(fmt, x), *memory_contenders(x)]
+    results = []
+    for name, peer in PEERS.get(fmt.name, {}).items():
+        try:
+            contenders += peer(x)
+        except MISSING as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            results += [Result(fmt.name, task, name, skipped=reason) for task in TASKS[:2]]
+    for task in TASKS:
+        taking_part = [c for c in contenders if c.task == task]
+        speeds = take_turns(taking_part, x.size, seconds)
+        ours = speeds[OURS]
+        results += [
+            Result(fmt.name, task, name, round(speed, 1), round(ours / speed, 2))
+            for name, speed in speeds.items()
+        ]
+    return sorted(results, key=lambda r: TASKS.index(r.task))
+
+
+def take_turns(contenders: list[Contender], elements: int, seconds: float) -> dict[str, float]:
+    """Best Melem/s of each; a contender leaves after ``seconds`` of its own and three turns."""
+    best = dict.fromkeys((c.name for c in contenders), 0.0)
+    spent = dict.fromkeys(best, 0.0)
+    for turn in range(100):
+        for contender in contenders:
+            if turn >= 3 and spent[contender.name] > seconds:
+                continue
+            start = time.perf_counter()
+            done = contender.run()
+            took = time.perf_counter() - start
+            count = done if isinstance(done, int) else elements
+            best[contender.name] = max(best[contender.name], count / took / 1e6)
+            spent[contender.name] += took
+    return best
+
+
+def machine() -> dict[str, str]:
+    """What the numbers depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        model = platform.processor()
+    return {"cpu": model, "compiler": find_compiler()[0], "python": platform.python_version()}
+
+
+def show(results: list[Result], elements: int) -> None:
+    """Print the results as one table."""
+    table = Table(title=f"{elements:,} elements, one thread, best turn; {machine()['cpu']}")
+    for column in ("format", "task", "contender"):
+        table.add_column(column)
+    table.add_column("Melem/s", justify="right")
+    table.add_column("fmtc C is faster by", justify="right")
+    last = ("", "")
+    for r in results:
+        here = (r.format, r.task)
+        speed = "skipped" if r.melem_per_s is None else f"{r.melem_per_s:,.0f}"
+        ratio = r.skipped or ("" if r.contender == OURS else f"{r.fmtc_c_is_faster_by:,.2f}x")
+        shown = ("", "") if here == last else (r.format if r.format != last[0] else "", r.task)
+        if r.format != last[0]:
+            table.add_section()
+        table.add_row(*shown, r.contender, speed, ratio)
+        last = here
+    Console(width=110 if not sys.stdout.isatty() else None).print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--columns", type=int, default=4096)
+    parser.add_argument("--formats", default=",".join(names()), help="names, with commas")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each contender")
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    x = np.random.default_rng(0).standard_normal((chosen.rows, chosen.columns)).astype(np.float32)
+    results = []
+    for name in chosen.formats.split(","):
+        print(f"measuring {name}", file=sys.stderr)
+        results += measure(load(name), x, chosen.seconds)
+    if chosen.json:
+        rows = [asdict(r) for r in results]
+        print(json.dumps({"machine": machine(), "elements": x.size, "results": rows}, indent=1))
+    else:
+        show(results, x.size)
+
+
+if __name__ == "__main__":
+    main()

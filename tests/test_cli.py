@@ -1,0 +1,599 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fmtc
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from fmtc import codegen
+from fmtc.cli import BACKENDS, TARGETS, cli
+from fmtc.runtime import verify
+from fmtc.runtime.choose import BACKENDS as RUNTIME_BACKENDS
+from safetensors.torch import save_file
+
+SHIPPED = Path(fmtc.__file__).parent / "formats"
+GOOD = 'format mine "My own" {\n  block 16\n  grid  e2m1\n  scale e4m3 { rule absmax }\n}\n'
+UNTIDY = "# kept\nformat mine { block 16 grid e2m1 # beside\n scale e4m3 { rule absmax } }\n"
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(cli, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.replace("fmtc ", f"{sys.executable} -m fmtc ")],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+        cwd=SHIPPED.parent.parent,
+    )
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.fmt"
+    file.write_text(GOOD)
+    return file
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    maker = torch.Generator().manual_seed(1)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tensors = {
+        "model.embed_tokens.weight": torch.randn(16, 32, generator=maker),
+        "model.layers.0.mlp.up_proj.weight": torch.randn(48, 32, generator=maker),
+        "model.layers.0.mlp.down_proj.weight": torch.randn(32, 48, generator=maker),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_the_vocabularies_of_the_command_line_are_those_of_the_package() -> None:
+    assert TARGETS == codegen.TARGETS
+    assert set(BACKENDS) == {"auto", *RUNTIME_BACKENDS}
+
+
+# -- help and version --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_explains_itself(command: str) -> None:
+    for flag in ("--help", "-h"):
+        result = run(command, flag)
+        assert result.exit_code == 0
+        assert result.output.startswith("Usage:")
+        assert (cli.commands[command].help or "").split(".")[0].split()[0] in result.output
+
+
+def test_the_commands_are_those_of_the_documentation() -> None:
+    assert sorted(cli.commands) == [
+        "build", "check", "compare", "fmt", "list", "quantize", "show", "verify",
+    ]  # fmt: skip
+
+
+def test_the_version_is_the_packages() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert fmtc.__version__ in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nosuch"], ["check"], ["show"], ["show", "nf4", "--nosuch"], ["build", "nf4"]]
+)
+def test_a_wrong_call_is_bad_input(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+def test_the_module_can_be_run() -> None:
+    done = shell("fmtc --version")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- list --------------------------------------------------------------------------------
+
+
+def test_list_names_every_shipped_format() -> None:
+    plain = run("list")
+    rows = json.loads(run("list", "--json").stdout)
+    assert [row["name"] for row in rows] == list(fmtc.names())
+    assert all(set(row) == {"name", "bpw", "block", "grids", "scale", "title"} for row in rows)
+    for row in rows:
+        fmt = fmtc.load(row["name"])
+        assert (row["bpw"], row["block"], row["title"]) == (fmt.bpw, fmt.block, fmt.title)
+        assert row["name"] in plain.stdout
+
+
+# -- check -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+def test_check_accepts_every_shipped_format(name: str) -> None:
+    by_name, by_path = run("check", name), run("check", SHIPPED / f"{name}.fmt")
+    assert by_name.exit_code == by_path.exit_code == 0
+    assert fmtc.load(name).content_hash[:16] in by_name.stdout
+    assert by_path.stdout.endswith(by_name.stdout.split(":", 1)[1])
+
+
+def test_check_reports_every_fault_of_every_file(mine: Path, tmp_path: Path) -> None:
+    bad, worse = tmp_path / "bad.fmt", tmp_path / "worse.fmt"
+    bad.write_text("format a { blok 16  grid e2m1  scale e4n3 }")
+    worse.write_text("format b { block 0  grid nf4  scale e4m3  tie odd }")
+    result = run("check", bad, tmp_path / "absent.fmt", mine, worse)
+    assert result.exit_code == 2
+    codes = re.findall(r"^error\[(E\d{4})\]", result.stderr, re.MULTILINE)
+    assert codes == ["E0204", "E0203", "E0302", "E0202", "E0205"]
+    assert f"{bad}: 2 faults" in result.stderr
+    assert f"{worse}: 3 faults" in result.stderr
+    assert "there is no file" in result.stderr
+    assert f"--> {worse}:1:18" in result.stderr
+    assert result.stdout.startswith(f"{mine}: ok (mine, 4.5 bpw, hash ")
+
+
+def test_check_gives_faults_as_json(mine: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.fmt"
+    bad.write_text("format a {\n  blok 16\n  grid e2m1\n  scale e4m3\n}")
+    result = run("check", "--json", bad, mine, tmp_path / "absent.fmt")
+    assert result.exit_code == 2
+    assert result.stderr == ""
+    first, second, third = json.loads(result.stdout)
+    assert first == {
+        "file": str(bad),
+        "ok": False,
+        "faults": [
+            {
+                "code": "E0204",
+                "line": 2,
+                "column": 3,
+                "end_line": 2,
+                "end_column": 7,
+                "message": "a format has no setting 'blok'",
+                "expected": "one of block, host, tie, compare, overflow, nan, inf, "
+                "negative_zero, pack, layout",
+                "hint": "did you mean 'block'?",
+            }
+        ],
+    }
+    assert second == {
+        "file": str(mine), "ok": True, "name": "mine", "hash": fmtc.load(mine).content_hash,
+    }  # fmt: skip
+    assert (third["ok"], third["faults"]) == (False, [])
+    assert "absent.fmt" in third["error"]
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "absent": (lambda _: None, "absent.fmt"),
+    "folder": (lambda path: path.mkdir(), "folder.fmt"),
+    "binary": (lambda path: path.write_bytes(bytes(range(256))), "is not UTF-8 text"),
+    "latin1": (
+        lambda path: path.write_bytes(GOOD.replace("own", "öwn").encode("latin-1")),
+        "UTF-8",
+    ),
+    "utf16": (lambda path: path.write_text(GOOD, encoding="utf-16"), "is not UTF-8 text"),
+    "huge": (lambda path: path.write_bytes(b"# " * (1 << 20)), "larger than 1 MiB"),
+    "empty": (lambda path: path.write_bytes(b""), "there is no format in this file"),
+    "zeros": (lambda path: path.write_bytes(bytes(100)), "E0104"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "fmt", "show", "verify", "compare"])
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_file_that_is_no_format_is_bad_input(kind: str, command: str, tmp_path: Path) -> None:
+    make, words = BAD_FILES[kind]
+    path = tmp_path / f"{kind}.fmt"
+    make(path)
+    result = run(command, path)
+    if (command, kind) == ("fmt", "empty"):
+        assert (result.exit_code, path.read_bytes()) == (0, b"")
+        return
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_file_without_permission_is_bad_input(mine: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    mine.chmod(0)
+    result = run("check", mine)
+    assert result.exit_code == 2
+    assert "cannot be read: Permission denied" in result.stderr
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    for command in ("check", "show", "verify", "compare"):
+        result = run(command, "po2_nf5")
+        assert result.exit_code == 2
+        assert "did you mean 'po2_nf4'?" in result.stderr
+        assert "nvfp4" in result.stderr
+
+
+# -- fmt ---------------------------------------------------------------------------------
+
+
+def test_fmt_rewrites_and_keeps_comments(tmp_path: Path) -> None:
+    file = tmp_path / "untidy.fmt"
+    file.write_text(UNTIDY)
+    file.chmod(0o640)
+    before = fmtc.load(file)
+    result = run("fmt", file)
+    assert (result.exit_code, result.stdout) == (0, f"{file}: rewritten\n")
+    text = file.read_text()
+    assert text != UNTIDY
+    assert "# kept" in text
+    assert "# beside" in text
+    assert fmtc.load(file) == before
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in tmp_path.iterdir()] == ["untidy.fmt"]
+    assert run("fmt", file).stdout == ""
+    assert file.read_text() == text
+
+
+def test_fmt_check_changes_nothing(mine: Path, tmp_path: Path) -> None:
+    file = tmp_path / "untidy.fmt"
+    file.write_text(UNTIDY)
+    result = run("fmt", "--check", file, mine)
+    assert (result.exit_code, result.stdout) == (1, f"{file}: would be rewritten\n")
+    assert file.read_text() == UNTIDY
+    assert run("fmt", "--check", mine).exit_code == 0
+
+
+def test_fmt_can_print_instead(tmp_path: Path) -> None:
+    file = tmp_path / "untidy.fmt"
+    file.write_text(UNTIDY)
+    printed = run("fmt", "-o", "-", file)
+    assert printed.exit_code == 0
+    assert file.read_text() == UNTIDY
+    run("fmt", file)
+    assert printed.stdout == file.read_text()
+
+
+def test_fmt_goes_on_after_a_faulty_file(tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.fmt", tmp_path / "good.fmt"
+    bad.write_text("format a { block 16; }")
+    good.write_text(UNTIDY)
+    result = run("fmt", bad, tmp_path / "absent.fmt", good)
+    assert result.exit_code == 2
+    assert "E0104" in result.stderr
+    assert "absent.fmt" in result.stderr
+    assert bad.read_text() == "format a { block 16; }"
+    assert good.read_text() != UNTIDY
+
+
+def test_fmt_does_not_lose_a_file_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "untidy.fmt"
+    file.write_text(UNTIDY)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run("fmt", file)
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert file.read_text() == UNTIDY
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_shipped_formats_are_in_the_canonical_layout() -> None:
+    assert run("fmt", "--check", *sorted(SHIPPED.glob("*.fmt"))).output == ""
+
+
+# -- show --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+def test_show_prints_a_datasheet(name: str) -> None:
+    fmt = fmtc.load(name)
+    text = run("show", name).stdout
+    for part in (fmt.content_hash, fmt.title, f"{fmt.bpw:g} bits per weight", fmt.scale.word.name):
+        assert part in text
+    for cite in fmt.cites:
+        assert cite in text
+    for policy in ("tie", "nan", "inf", "scale.rule", "scale.min", "(default)"):
+        assert policy in text
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+def test_show_gives_the_datasheet_as_json(name: str) -> None:
+    fmt = fmtc.load(name)
+    sheet = json.loads(run("show", name, "--json").stdout)
+    assert set(sheet) == {
+        "name", "title", "cites", "hash", "bpw", "exact_bpw", "block", "code_bits", "grids",
+        "scale", "select", "streams", "choices", "hosting",
+    }  # fmt: skip
+    assert (sheet["hash"], sheet["bpw"]) == (fmt.content_hash, fmt.bpw)
+    table = fmt.decode_table()
+    for row, grid in enumerate(sheet["grids"]):
+        for entry in grid["codes"]:
+            value = table[row, entry["code"]]
+            assert entry["value"] == (None if value != value else float(value))
+    for choice in sheet["choices"]:
+        assert set(choice) == {"knob", "value", "said", "meaning"}
+
+
+def test_show_takes_a_path_and_says_what_is_said(mine: Path) -> None:
+    sheet = json.loads(run("show", mine, "--json").stdout)
+    said = {choice["knob"] for choice in sheet["choices"] if choice["said"]}
+    assert said == {"block", "scale.rule"}
+    assert sheet["name"] == "mine"
+    assert "mine: My own" in run("show", mine).stdout
+
+
+def test_show_as_fmt_prints_a_text_that_means_the_same(mine: Path, tmp_path: Path) -> None:
+    for which in (*fmtc.names(), str(mine)):
+        text = run("show", which, "--as", "fmt").stdout
+        assert fmtc.compile_text(text) == fmtc.load(which)
+    assert run("show", "nf4", "--as", "nosuch").exit_code == 2
+
+
+@pytest.mark.parametrize("line", ["fmtc show po2_nf4", "fmtc show po2_nf4 --json", "fmtc list"])
+def test_a_reader_that_stops_early_hears_no_complaint(line: str) -> None:
+    for _ in range(3):
+        done = shell(f"{line} | head -1")
+        assert done.stderr == ""
+        assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_title_that_the_terminal_cannot_show_is_no_crash(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "wide.fmt"
+    file.write_text(GOOD.replace("My own", "日本 café"), encoding="utf-8")
+    for line in (f"fmtc show {file}", f"fmtc check {file} absent.fmt", f"fmtc show {file} --json"):
+        done = shell(line, PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C")
+        assert done.returncode in (0, 2)
+        assert "Traceback" not in done.stderr
+
+
+# -- build -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_build_writes_what_the_generator_emits(target: str, tmp_path: Path) -> None:
+    result = run("build", "mxfp4", "-o", tmp_path / "out", "--target", target, "--json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    fmt = fmtc.load("mxfp4")
+    emitted = codegen.emit(fmt, target)
+    assert emitted
+    assert {row["file"] for row in rows} == {
+        str(tmp_path / "out" / target / name) for name in emitted
+    }
+    for row in rows:
+        data = Path(row["file"]).read_bytes()
+        assert set(row) == {"target", "file", "bytes"}
+        assert row["bytes"] == len(data)
+        assert (
+            data.decode() == emitted[str(Path(row["file"]).relative_to(tmp_path / "out" / target))]
+        )
+    assert any(fmt.content_hash in text for text in emitted.values())
+    assert fmtc.load(tmp_path / "out" / "mxfp4.fmt") == fmt
+
+
+def test_build_makes_every_target_unless_told_otherwise(mine: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    result = run("build", mine, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in out.iterdir()} == {*TARGETS, "mine.fmt"}
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert run("build", mine, "-o", out).exit_code == 0
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("targets", ["cuda", "c,cuda", "", ",", "c,"])
+def test_build_refuses_an_unknown_target_and_writes_nothing(targets: str, tmp_path: Path) -> None:
+    result = run("build", "nf4", "-o", tmp_path / "out", "--target", targets)
+    assert result.exit_code == 2
+    assert "is none of c, triton, verilog, vectors" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_build_takes_a_list_of_targets_with_blanks(tmp_path: Path) -> None:
+    result = run("build", "nf4", "-o", tmp_path / "out", "--target", "c, vectors,c")
+    assert result.exit_code == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"c", "vectors", "nf4.fmt"}
+    assert result.stderr == ""
+
+
+def test_build_into_a_place_that_is_a_file_is_bad_input(mine: Path) -> None:
+    result = run("build", "nf4", "-o", mine, "--target", "c")
+    assert result.exit_code == 2
+    assert "error:" in result.stderr
+    assert mine.read_text() == GOOD
+
+
+# -- verify ------------------------------------------------------------------------------
+
+ROW = {"check", "backend", "status", "cases", "seconds", "note"}
+
+
+def test_verify_runs_every_check_on_a_users_own_format(mine: Path) -> None:
+    result = run("verify", mine, "--quick", "--cases", "500", "--json")
+    rows = json.loads(result.stdout)
+    assert result.exit_code == 0, rows
+    assert all(set(row) == ROW for row in rows)
+    assert {"dsl", "reference", "c", "triton"} <= {row["backend"] for row in rows}
+    assert all(row["cases"] > 0 for row in rows if row["status"] == "passed")
+    assert all(row["note"] for row in rows if row["status"] == "skipped")
+    assert "verilog" not in {row["backend"] for row in rows}
+
+
+def stub_verify(
+    monkeypatch: pytest.MonkeyPatch, *results: verify.Result
+) -> list[dict[str, object]]:
+    calls: list[dict[str, object]] = []
+
+    def verify_format(fmt: fmtc.Format, **options: object) -> list[verify.Result]:
+        calls.append({"format": fmt.name, **options})
+        return list(results)
+
+    monkeypatch.setattr(verify, "verify_format", verify_format)
+    return calls
+
+
+def test_verify_fails_when_one_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_verify(
+        monkeypatch,
+        verify.Result("decode", "c", "passed", 1200, 0.1),
+        verify.Result("encode", "c", "failed", 0, 0.2, "code 3 differs\nx = 0x1p-3"),
+        verify.Result("RTL", "verilog", "skipped", 0, 0.0, "no iverilog: apt-get install it"),
+    )
+    result = run("verify", "nf4")
+    assert result.exit_code == 1
+    assert "nf4: 1 passed, 1 failed, 1 skipped; 1,200 cases" in result.stdout
+    assert "no iverilog: apt-get install it" in result.stdout
+    assert "FAILED encode\ncode 3 differs\nx = 0x1p-3" in result.stderr
+    as_json = run("verify", "nf4", "--json")
+    assert as_json.exit_code == 1
+    assert [row["status"] for row in json.loads(as_json.stdout)] == ["passed", "failed", "skipped"]
+
+
+def test_verify_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = stub_verify(monkeypatch, verify.Result("a", "c", "skipped", 0, 0.0, "why"))
+    assert run("verify", "nf4", "--cases", "7", "--quick").exit_code == 0
+    assert run("verify", "nvfp4").exit_code == 0
+    shown = [(c["format"], c["cases"], c["quick"]) for c in calls]
+    assert shown == [("nf4", 7, True), ("nvfp4", 100_000, False)]
+    for cases in ("0", "-5", "many"):
+        assert run("verify", "nf4", "--cases", cases).exit_code == 2
+
+
+# -- quantize ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_quantize_writes_a_checkpoint_and_says_what_it_holds(
+    backend: str, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run("quantize", model, "-f", "po2_nf4", "-o", out, "--backend", backend, "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert set(row) == {"format", "tensors", "weights", "bpw", "NMSE", "out"}
+    assert (row["format"], row["tensors"], row["weights"]) == ("po2_nf4", 2, 2 * 48 * 32)
+    octets = sum(p.stat().st_size for p in out.glob("quantized-*"))
+    assert row["bpw"] == 8 * octets / row["weights"]
+    assert 0.004 < row["NMSE"] < 0.02
+    assert len(dict(fmtc.read_checkpoint(out).state_dict())) == 3
+    again = run("quantize", model, "-f", "nf4", "-o", out)
+    assert again.exit_code == 0
+    assert "nf4" in again.stdout
+
+
+def test_quantize_refuses_to_overwrite_what_is_no_checkpoint(model: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    for out in (home, home / "thesis.txt", model, model / "model.safetensors"):
+        result = run("quantize", model, "-f", "nf4", "-o", out)
+        assert result.exit_code == 2
+        assert "exists and is no fmtc checkpoint" in result.stderr
+    assert (home / "thesis.txt").read_text() == "years of work"
+    assert (model / "config.json").exists()
+
+
+def test_quantize_into_an_empty_folder_is_fine(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert run("quantize", model, "-f", "nf4", "-o", tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize("which", ["absent", "mine.fmt", "model/config.json"])
+def test_quantize_of_what_is_no_model_is_bad_input(
+    which: str, mine: Path, model: Path, tmp_path: Path
+) -> None:
+    result = run("quantize", tmp_path / which, "-f", "nf4", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "model" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_quantize_names_a_weight_that_is_refused(model: Path, tmp_path: Path) -> None:
+    bad = torch.ones(4, 32)
+    bad[2, 5] = torch.nan
+    save_file({"layers.0.fc.weight": bad}, model / "model.safetensors")
+    result = run("quantize", model, "-f", "nf4", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "error: layers.0.fc.weight: the input has a NaN at [2, 5]" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_quantize_refuses_unknown_options(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("quantize", model, "-f", "nf5", "-o", out).exit_code == 2
+    assert run("quantize", model, "-f", "nf4", "-o", out, "--backend", "cuda").exit_code == 2
+    assert run("quantize", model, "-o", out).exit_code == 2
+    assert not out.exists()
+
+
+# -- compare -----------------------------------------------------------------------------
+
+COMPARED = {"format", "bpw", "MSE", "NMSE", "SQNR dB"}
+
+
+def test_compare_on_gaussian_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmtc.runtime import compare
+
+    monkeypatch.setattr(compare, "GAUSSIAN_SHAPE", (32, 4096))
+    result = run("compare", "nf4", "po2_nf4", "--json")
+    rows = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert [row["format"] for row in rows] == ["nf4", "po2_nf4"]
+    assert all(set(row) == COMPARED for row in rows)
+    assert rows[1]["NMSE"] < rows[0]["NMSE"] < 0.012
+    assert rows[0]["bpw"] == 4.5
+    table = run("compare", "nf4", "--on", "gaussian").stdout
+    assert all(key in table for key in COMPARED)
+
+
+def test_compare_on_a_model(model: Path, mine: Path) -> None:
+    result = run("compare", "nf4", mine, "--on", model, "--json")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert [row["format"] for row in rows] == ["nf4", "mine"]
+    assert all(set(row) == COMPARED for row in rows)
+
+
+def test_compare_without_an_error_gives_null_and_not_infinity(tmp_path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(8, 64)}, tmp_path / "zero.safetensors")
+    result = run("compare", "nf4", "--on", tmp_path / "zero.safetensors", "--json")
+    (row,) = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert (row["NMSE"], row["SQNR dB"]) == (0.0, None)
+    assert run("compare", "nf4", "--on", tmp_path / "zero.safetensors").exit_code == 0
+
+
+def test_compare_on_what_is_no_model_is_bad_input(tmp_path: Path) -> None:
+    result = run("compare", "nf4", "--on", tmp_path / "absent")
+    assert result.exit_code == 2
+    assert "there is no model at" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["show", "sop_pair"], ["check", "nf4"], ["compare", "nf4", "--on", "model"]],
+)
+def test_a_pipe_gets_no_colours_and_no_progress(arguments: list[str], model: Path) -> None:
+    line = " ".join(a if a != "model" else str(model) for a in arguments)
+    done = shell(f"fmtc {line}")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout

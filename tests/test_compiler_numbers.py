@@ -1,0 +1,470 @@
+"""The numbers that a .fmt text compiles to, against a second formula and the literature."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import fmtc
+import pytest
+from fmtc import compile_text
+from fmtc.compiler import format as compiled
+from fmtc.compiler.describe import choices, word_diagram
+from fmtc.compiler.floats import TOPS, named_float
+from fmtc.compiler.hosts import HIF7, HIF8, HIF_HOSTS
+from fmtc.compiler.vocabulary import FLOAT_KNOBS, FORMAT_KNOBS, INTEGER_KNOBS, SCALE_KNOBS
+
+HERE = Path(__file__).parent
+
+#: The content hash of every shipped format. A change here is a change of what files mean:
+#: say why in CHANGELOG.md, and raise SEMANTICS_VERSION if the same text means something else.
+PINNED = json.loads((HERE / "golden" / "hashes.json").read_text())
+
+
+# -- floats -----------------------------------------------------------------------------
+
+
+def independent_value(code: int, exponent: int, mantissa: int, top: str) -> Fraction | None:
+    """IEEE 754's formula over a written-out bit string, with bias 2^(X-1)-1."""
+    bits = f"{code:0{exponent + mantissa}b}"
+    e, m = bits[:exponent], bits[exponent:]
+    fraction = int(m, 2) if m else 0
+    if set(e) == {"1"} and (
+        top in ("ieee", "reserved") or (top == "nan" and fraction == 2**mantissa - 1)
+    ):
+        return None
+    bias = 2 ** (exponent - 1) - 1
+    if set(e) == {"0"}:
+        return Fraction(fraction, 2**mantissa) / 2**bias * 2
+    return (1 + Fraction(fraction, 2**mantissa)) * Fraction(2) ** (int(e, 2) - bias)
+
+
+SPLITS = [(x, y) for x, y in product(range(1, 8), range(8)) if x + y <= 10]
+
+
+@pytest.mark.parametrize(("exponent", "mantissa"), SPLITS)
+def test_a_float_of_any_split_has_the_values_of_the_formula(exponent: int, mantissa: int) -> None:
+    name = f"e{exponent}m{mantissa}"
+    signed, unsigned = named_float(name), named_float(f"u{name}")
+    assert signed is not None
+    assert unsigned is not None
+    size = 1 << (exponent + mantissa)
+    wanted = [independent_value(code, exponent, mantissa, signed.top) for code in range(size)]
+    assert list(unsigned.values()) == wanted
+    assert list(signed.values()) == [*wanted, *[None if v is None else -v for v in wanted]]
+    assert named_float(f"s1{name}") == signed
+    assert named_float(f"s0{name}") == unsigned
+    known = [v for v in wanted if v is not None]
+    assert known == sorted(set(known))
+    assert signed.largest == known[-1]
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_top_decides_what_the_all_ones_exponent_means(top: str) -> None:
+    grid = compile_text(f"format t {{ block 8  grid g = e4m3 {{ top {top} }}  scale e8m0 }}").grids[
+        0
+    ]
+    half = [independent_value(code, 4, 3, top) for code in range(128)]
+    assert list(grid.values[:128]) == half
+    assert [float(grid.high)] == [{"finite": 480.0, "nan": 448.0}.get(top, 240.0)]
+
+
+def test_bias_moves_every_value_by_a_power_of_two() -> None:
+    plain = compile_text("format t { block 8  grid g = e3m2  scale e8m0 }").grids[0]
+    moved = compile_text("format t { block 8  grid g = e3m2 { bias 11 }  scale e8m0 }").grids[0]
+    for one, two in zip(plain.values, moved.values, strict=True):
+        assert one is not None
+        assert two == one / 2**8
+
+
+def test_without_subnormals_field_zero_is_an_ordinary_exponent() -> None:
+    grid = compile_text("format t { block 8  grid g = e2m1 { subnormals off }  scale e8m0 }").grids[
+        0
+    ]
+    # 2^-1 and 1.5 * 2^-1 instead of 0 and 0.5.
+    assert [str(v) for v in grid.values[:4]] == ["1/2", "3/4", "1", "3/2"]
+    assert grid.negative_zero is None
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [
+        ("e2m1", 6),
+        ("e2m3", Fraction(15, 2)),
+        ("e3m2", 28),
+        ("e4m3", 448),
+        ("ue4m3", 448),
+        ("e5m2", 57344),
+        ("ue4m4", 496),
+        ("e3m3", 15),
+        ("e2m5", Fraction(63, 16)),
+        ("e8m0", Fraction(2) ** 127),
+        ("s1e5m5", 129024),
+    ],
+)
+def test_named_floats_have_their_published_maximum(name: str, largest: Fraction | int) -> None:
+    number = named_float(name)
+    assert number is not None
+    assert number.largest == largest
+
+
+@pytest.mark.parametrize("name", ["e4m3", "ue4m3"])
+def test_the_magnitude_0x7f_of_e4m3_is_its_only_nan(name: str) -> None:
+    number = named_float(name)
+    assert number is not None
+    assert [code for code, value in enumerate(number.magnitudes()) if value is None] == [0x7F]
+    assert number.nan_code == 0x7F
+
+
+@pytest.mark.parametrize("name", ["ue4m4", "ue4m6", "ue5m3", "s1e5m5", "e5m6"])
+def test_sop_scale_words_have_no_code_without_a_number(name: str) -> None:
+    number = named_float(name)
+    assert number is not None
+    assert None not in number.magnitudes()
+    assert number.nan_code is None
+
+
+def test_integers_have_the_ranges_that_their_settings_say() -> None:
+    def values(settings: str) -> list[int | None]:
+        text = f"format t {{ block 8  grid g = int 4 {settings}  scale e8m0 }}"
+        return [None if v is None else int(v) for v in compile_text(text).grids[0].values]
+
+    upper = list(range(8))
+    assert values("{ range full }") == [*upper, *range(-8, 0)]
+    assert values("{ range symmetric }") == [*upper, None, *range(-7, 0)]
+    assert values("{ range unsigned }") == list(range(16))
+    assert values("") == values("{ range symmetric }")
+
+
+# -- scale words ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "container", "select_bits", "diagram"),
+    [
+        ("e4m3", 8, 0, "s eeee mmm"),
+        ("ue4m3", 8, 1, "u eeee mmm"),
+        ("ue4m4", 8, 0, "eeee mmmm"),
+        ("e5m6", 12, 0, "s eeeee mmmmmm"),
+        ("s1e5m5", 12, 1, "s eeeee mmmmm u"),
+        ("s0e6m5", 12, 1, "u eeeeee mmmmm"),
+        ("s1e5m4", 12, 2, "s eeeee mmmm uu"),
+        ("s0e5m5", 12, 2, "u eeeee mmmmm u"),
+        ("e8m0", 8, 0, "eeeeeeee"),
+        ("fp32", 32, 0, "s eeeeeeee " + "m" * 23),
+    ],
+)
+def test_scale_words_have_the_layout_of_sop(
+    word: str, container: int, select_bits: int, diagram: str
+) -> None:
+    grids = "".join(f"grid g{i} = e2m1  " for i in range(1 << select_bits))
+    arms = ", ".join(f"{i}: g{i}" for i in range(1 << select_bits))
+    select = f"select {select_bits} bits at scale.meta {{ {arms} }}" if select_bits else ""
+    fmt = compile_text(f"format t {{ block 16  {grids} scale {word}  {select} }}")
+    assert fmt.scale.word.container == container
+    assert fmt.scale.word.meta_count == select_bits
+    assert word_diagram(fmt) == diagram
+
+
+def test_a_select_at_the_sign_takes_the_top_bit_and_the_index_reads_from_the_left() -> None:
+    assert word_diagram(fmtc.load("po2_nf4")) == "u eeee mmm"
+    assert fmtc.load("po2_nf4").select.positions == (7,)
+    assert word_diagram(fmtc.load("sop_pair")) == "s eeeee mmmmm u"
+    grids = "".join(f"grid g{i} = e2m1  " for i in range(4))
+    fmt = compile_text(
+        f"format t {{ block 16  {grids} scale s0e5m5"
+        "  select 2 bits at scale.meta { 0: g0, 1: g1, 2: g2, 3: g3 } }"
+    )
+    assert fmt.select.positions == (11, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "bpw"),
+    [
+        ("mxfp4", "17/4"),
+        ("nvfp4", "9/2"),
+        ("nf4", "9/2"),
+        ("e2m3_ue4m4", "13/2"),
+        ("po2_nf4", "9/2"),
+        ("sop_pair", "19/4"),
+    ],
+)
+def test_shipped_formats_have_their_published_bits_per_weight(name: str, bpw: str) -> None:
+    fmt = fmtc.load(name)
+    assert fmt.exact_bpw == Fraction(bpw)
+    assert fmt.bpw == float(Fraction(bpw))
+
+
+def test_select_bits_in_a_field_of_their_own_are_counted() -> None:
+    grids = "".join(f"grid g{i} = e2m1  " for i in range(3))
+    fmt = compile_text(
+        f"format t {{ block 16  {grids} scale e4m3"
+        "  select 2 bits at field { 0: g0, 1: g1, 2: g2 } }"
+    )
+    assert fmt.exact_bpw == 4 + Fraction(10, 16)
+    assert fmt.streams[2].row_bytes(100, 16) == 2
+
+
+# -- HIF words --------------------------------------------------------------------------
+
+
+def test_hif7_has_exactly_80_values_and_hif8_exactly_96() -> None:
+    for host, count, low, high in ((HIF7, 80, -128, 120), (HIF8, 96, -256, 240)):
+        values = {c * 2**s for c in range(-16, 16) for s in range(host.max_shift + 1)}
+        assert len(values) == count
+        assert list(host.words()) == sorted(values)
+        assert (min(values), max(values)) == (low, high)
+        grid = compile_text(f"format t {{ block 16  grid g = {host.name}  scale e8m0 }}").grids[0]
+        assert {int(v) for v in grid.values if v is not None} == values
+
+
+def test_every_hif_word_means_its_value_with_the_smallest_shift() -> None:
+    for host in HIF_HOSTS.values():
+        for value, word in host.words().items():
+            assert word.coefficient * 2**word.shift == value
+            assert -16 <= word.coefficient <= 15
+            assert word.shift == 0 or not -16 <= value / 2 ** (word.shift - 1) <= 15
+            assert word.bits == word.shift * 32 + word.coefficient % 32
+
+
+def test_hif_grids_decode_canonical_and_redundant_codes_alike() -> None:
+    grid = compile_text("format t { block 16  grid g = hif7  scale e8m0 }").grids[0]
+    assert len(grid.values) == 128
+    for code, value in enumerate(grid.values):
+        coefficient = (code % 32) - (32 if code & 16 else 0)
+        assert value == coefficient * 2 ** (code // 32)
+
+
+def test_e2m3_times_eight_is_inside_hif7_and_leaves_seventeen_points_unused() -> None:
+    number = named_float("e2m3")
+    assert number is not None
+    inside = {int(8 * v) for v in number.values() if v is not None}
+    hif7 = set(HIF7.words())
+    assert inside < hif7
+    unused = {s * v for s in (1, -1) for v in range(72, 121, 8)} | {64, -64, -128}
+    assert hif7 - inside == unused
+    assert len(unused) == 17
+
+
+def test_hif7_products_and_block_sums_fit_the_published_widths() -> None:
+    words = list(HIF7.words().values())
+    coefficients = [a.coefficient * b.coefficient for a in words for b in words]
+    assert max(abs(c) for c in coefficients) == 256
+    assert -(2**9) <= min(coefficients) <= max(coefficients) < 2**9
+    weights = set(HIF7.words())
+    activations = {c * 2**s for c in range(-16, 16) for s in range(5)}
+    products = [w * a for w in weights for a in activations]
+    assert (min(products), max(products)) == (-30720, 32768)
+    assert -(2**16) <= min(products) <= max(products) < 2**16
+    assert -(2**20) <= 16 * min(products) <= 16 * max(products) < 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "exponent"), [("e2m3_ue4m4", "hif7", -3), ("sop_pair", "hif7", 0)]
+)
+def test_hosted_grids_are_their_hif_words_times_one_power_of_two(
+    name: str, host: str, exponent: int
+) -> None:
+    fmt = fmtc.load(name)
+    hosting = fmt.hosting
+    assert hosting is not None
+    assert (hosting.host.name, hosting.exponent) == (host, exponent)
+    for grid, words in zip(fmt.grids, hosting.words, strict=True):
+        for value, word in zip(grid.values, words, strict=True):
+            assert word is not None
+            assert value == word.value * Fraction(2) ** exponent
+
+
+def test_codebooks_of_decimals_have_no_hif_host() -> None:
+    assert fmtc.load("nf4").hosting is None
+    assert fmtc.load("po2_nf4").hosting is None
+
+
+# -- the content hash -------------------------------------------------------------------
+
+
+def test_shipped_formats_keep_their_pinned_hash() -> None:
+    assert {name: fmtc.load(name).content_hash for name in fmtc.names()} == PINNED
+
+
+def shipped_text(name: str) -> str:
+    return Path(fmtc.formats.find(name)).read_text()
+
+
+def bare_text(text: str) -> str:
+    """A .fmt text without its comments (no shipped one has a # in a string)."""
+    return re.sub(r"#.*", "", text)
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_comments_titles_sources_and_blanks_do_not_enter_the_hash(name: str) -> None:
+    text = shipped_text(name)
+    squeezed = re.sub(r"\s+", " ", bare_text(text))
+    assert compile_text(squeezed).content_hash == PINNED[name]
+    spread = re.sub(
+        r'[{},](?=(?:[^"\n]*"[^"\n]*")*[^"\n]*$)',
+        r"\n\g<0> # a remark\n\t",
+        bare_text(text),
+        flags=re.M,
+    )
+    assert compile_text(spread).content_hash == PINNED[name]
+    bare = re.sub(r'cite\s+"[^"]*"', "", re.sub(r'(format \w+) "[^"]*"', r"\1", text))
+    assert compile_text(bare).content_hash == PINNED[name]
+
+
+def test_the_spelling_of_numbers_does_not_enter_the_hash() -> None:
+    def hashed(block: str, values: str, least: str) -> str:
+        return compile_text(
+            f"format t {{ block {block}  grid g = codebook 2 {{ {values} }}"
+            f"  scale e4m3 {{ min {least} }} }}"
+        ).content_hash
+
+    one = hashed("16", "-1, 0, 0.5, 1", "2^-6")
+    assert hashed("2 ^ 4", "-1.000, 0.0, 1/2, 1e0", "1/64") == one
+    assert hashed("8 + 8", "-(2 - 1), 0 * 7, 5e-1, 3/3", "0.015625") == one
+
+
+def test_defaults_said_aloud_do_not_enter_the_hash() -> None:
+    short = compile_text("format t { block 16  grid e2m1  scale e4m3 }")
+    said = compile_text(
+        "format t { block 16  grid e2m1 = e2m1 { bias standard  top standard  subnormals standard }"
+        "  scale e4m3 { rule absmax  round even  tensor none  shift none  min smallest"
+        "  zero_block smallest  container fit }"
+        "  host fp32  tie even  compare exact  overflow saturate  nan error  inf error"
+        "  negative_zero keep  pack low_first  layout planar }"
+    )
+    assert said.content_hash == short.content_hash
+
+
+#: A number that each numeric knob may take here, other than its default.
+NUMBERS = {
+    "block": "32",
+    "shift": "3",
+    "min": "2^-5",
+    "zero_block": "1",
+    "container": "16",
+    "bias": "5",
+}
+
+TEMPLATE = (
+    "format t {{ {block} grid g = codebook 4 {{ -104, -80, -64, -48, -36, -26, -15, -6, 4, 13, 24, "
+    "36, 48, 64, 80, 96 }}  grid f = e2m1 {{ {float} }}  grid i = int 4 {integer}"
+    "  scale e4m3 {{ {scale} }}  select 2 bits at field {{ 0: g, 1: f, 2: i }}  {format} }}"
+)
+
+#: Knob tables -> the hole of the template that their settings stand in.
+OWNERS = {
+    "format": FORMAT_KNOBS,
+    "scale": SCALE_KNOBS,
+    "float": FLOAT_KNOBS,
+    "word": FLOAT_KNOBS,
+    "integer": INTEGER_KNOBS,
+}
+
+
+def with_setting(owner: str, key: str, value: str) -> str:
+    # Bias 0 makes E2M1's values integers, so that every host takes them.
+    holes = {"block": "block 16", "float": "bias 0", "integer": "", "scale": "", "format": ""}
+    owner = "scale" if owner == "word" else owner
+    if key == "block":
+        holes["block"] = f"block {value}"
+    elif key == "bias":
+        holes[owner] = f"bias {value}"
+    else:
+        holes[owner] += f" {key} {value}"
+    if owner == "integer":
+        holes[owner] = f"{{ {key} {value} }}"
+    return TEMPLATE.format(**holes)
+
+
+KNOBS = [(owner, key) for owner, knobs in OWNERS.items() for key in knobs]
+
+
+@pytest.mark.parametrize(("owner", "key"), KNOBS)
+def test_every_knob_is_read_from_the_text_and_changes_the_hash(owner: str, key: str) -> None:
+    knob = OWNERS[owner][key]
+    # Standard is one of the other words of the same knob. In a grid, ieee and reserved are
+    # the same: no code of the top exponent is a number. In a scale word ieee has a NaN.
+    same = {"standard", "reserved"} if owner == "float" else {"standard"}
+    values = [word for word in knob.words if word not in same]
+    values += [NUMBERS[key]] if knob.number else []
+    hashes = [compile_text(with_setting(owner, key, value)).content_hash for value in values]
+    assert len(set(hashes)) == len(values)
+    if knob.default in values:
+        silent = compile_text(with_setting("format", "block", "16")).content_hash
+        assert hashes[values.index(knob.default)] == silent
+
+
+@pytest.mark.parametrize(("owner", "key"), [k for k in KNOBS if k[0] in ("format", "scale")])
+def test_every_choice_is_shown_as_said_or_defaulted(owner: str, key: str) -> None:
+    knob = OWNERS[owner][key]
+    value = NUMBERS[key] if knob.number else knob.words[-1]
+    name = key if owner == "format" else f"scale.{key}"
+    said = {c.knob: c for c in choices(compile_text(with_setting(owner, key, value)))}
+    assert said[name].said
+    silent = {c.knob: c for c in choices(compile_text(with_setting("format", "block", "16")))}
+    assert not silent[name].said or key == "block"
+    if not knob.number:
+        assert said[name].value == value
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("block  16", "block  17"),
+        ("0.5626170039176941", "0.5626171"),
+        ("e4m3", "e5m2"),
+        ("e4m3", "s1e4m3 { bias 6 }"),
+        ("0: nf4, 1: partner", "0: partner, 1: nf4"),
+        ("at scale.sign", "at field"),
+        ("grid   partner", "grid   other"),
+        ("format po2_nf4", "format another"),
+    ],
+)
+def test_what_a_format_means_enters_its_hash(old: str, new: str) -> None:
+    text = shipped_text("po2_nf4")
+    assert old in text
+    changed = text.replace(old, new, 1)
+    if new.startswith("s1e4m3"):
+        changed = changed.replace("{ bias 6 } { rule", "{ bias 6  rule")
+    if new == "grid   other":
+        changed = changed.replace("1: partner", "1: other")
+    assert compile_text(changed).content_hash != PINNED["po2_nf4"]
+
+
+def test_formats_are_equal_and_hash_alike_when_their_content_is() -> None:
+    one, two = fmtc.load("mxfp4"), compile_text(shipped_text("mxfp4"))
+    assert one == two
+    assert len({one, two, fmtc.load("nvfp4")}) == 2
+    assert one != "mxfp4"
+
+
+# -- immutability -----------------------------------------------------------------------
+
+
+def everything_in(value: object) -> Iterator[object]:
+    yield value
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from everything_in(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from everything_in(item)
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_no_part_of_a_format_can_be_changed(name: str) -> None:
+    fmt = fmtc.load(name)
+    for part in everything_in(fmt):
+        assert not isinstance(part, list | dict | set | bytearray)
+        if is_dataclass(part):
+            field = fields(part)[0].name
+            with pytest.raises((FrozenInstanceError, TypeError)):
+                setattr(part, field, None)
+    assert isinstance(fmt, compiled.Format)
+    assert fmt.content_hash == PINNED[name]
