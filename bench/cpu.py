@@ -19,9 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[_variable] = "1"  # before any of the libraries below starts its threads
-
 import numpy as np
 from fmtc.compiler.format import Format
 from fmtc.compiler.reference import TensorLevel, calibrate, decode, encode
@@ -35,6 +32,17 @@ from rich.table import Table
 F32 = NDArray[np.float32]
 OURS = "fmtc C"
 TASKS = ("encode", "decode", "dot")
+
+#: What must be set before the process starts. One thread for everyone; and freed memory is
+#: used again instead of being given back, else large results cost more in page faults than
+#: in arithmetic (glibc maps every allocation of 32 MiB afresh).
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
 
 #: What a peer raises where it lacks a module, a kernel or this type.
 MISSING = (ImportError, AttributeError, NotImplementedError, RuntimeError, KeyError)
@@ -51,35 +59,34 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Speed of one contender, and how many times faster fmtc's C is; or why it is missing."""
+    """Speed of one contender and the speed of fmtc's C over it, or why it is missing."""
 
     format: str
     task: str
     contender: str
     melem_per_s: float | None = None
-    fmtc_c_is_faster_by: float | None = None
+    fmtc_c_over_this: float | None = None
     skipped: str | None = None
 
 
 def fmtc_contenders(fmt: Format, x: F32) -> Iterator[Contender]:
-    """Our C and our reference, with the outputs that can be given allocated beforehand."""
+    """Our C, and our reference on a part of the rows, since it is slow."""
     backend = CBackend(fmt, threads=1)
     level: TensorLevel = calibrate(fmt, x)
     streams = backend.encode(x, level)
-    length = x.shape[1]
-    out = np.empty_like(x)
+    length = int(x.shape[1])
     vector = x[0].copy()
     yield Contender("encode", OURS, lambda: backend.encode(x, level))
-    yield Contender("decode", OURS, lambda: backend.decode(streams, length, level, out))
+    yield Contender("decode", OURS, lambda: backend.decode(streams, length, level))
     yield Contender("dot", OURS, lambda: backend.dot(streams, length, level, vector))
-    few = max(1, len(x) // 16)  # the reference is slow: a part of the rows will do
+    few = max(1, len(x) // 16)
 
     def encode_part() -> int:
         encode(fmt, x[:few], level)
         return few * length
 
     def decode_part() -> int:
-        decode(fmt, {k: v[:few] for k, v in streams.items()}, length, level, out[:few])
+        decode(fmt, {k: v[:few] for k, v in streams.items()}, length, level)
         return few * length
 
     yield Contender("encode", "fmtc reference (NumPy)", encode_part)
@@ -95,7 +102,7 @@ def memory_contenders(x: F32) -> Iterator[Contender]:
 
 
 def bitsandbytes_contenders(x: F32) -> Iterator[Contender]:
-    """bitsandbytes' CPU functions for NF4 in blocks of 64."""
+    """CPU functions of bitsandbytes for NF4 in blocks of 64."""
     import bitsandbytes.functional as bnb
     import torch
 
@@ -109,7 +116,7 @@ def bitsandbytes_contenders(x: F32) -> Iterator[Contender]:
 
 
 def torchao_mx_contenders(x: F32) -> Iterator[Contender]:
-    """torchao's MXTensor, eager, as it runs on a CPU."""
+    """MXTensor of torchao, eager, as it runs on a CPU."""
     import torch
     from torchao.prototype.mx_formats.mx_tensor import MXTensor
 
@@ -121,7 +128,7 @@ def torchao_mx_contenders(x: F32) -> Iterator[Contender]:
 
 
 def torchao_nvfp4_contenders(x: F32) -> Iterator[Contender]:
-    """torchao's NVFP4Tensor with a tensor scale, eager, as it runs on a CPU."""
+    """NVFP4Tensor of torchao with a tensor scale, eager, as it runs on a CPU."""
     import torch
     from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
 
@@ -220,12 +227,12 @@ def show(results: list[Result], elements: int) -> None:
     for column in ("format", "task", "contender"):
         table.add_column(column)
     table.add_column("Melem/s", justify="right")
-    table.add_column("fmtc C is faster by", justify="right")
+    table.add_column("fmtc C / this", justify="right")
     last = ("", "")
     for r in results:
         here = (r.format, r.task)
         speed = "skipped" if r.melem_per_s is None else f"{r.melem_per_s:,.0f}"
-        ratio = r.skipped or ("" if r.contender == OURS else f"{r.fmtc_c_is_faster_by:,.2f}x")
+        ratio = r.skipped or ("" if r.contender == OURS else f"{r.fmtc_c_over_this:,.2f}x")
         shown = ("", "") if here == last else (r.format if r.format != last[0] else "", r.task)
         if r.format != last[0]:
             table.add_section()
@@ -243,6 +250,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for each contender")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        arguments = [sys.executable, __file__, *sys.argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, **ENVIRONMENT})  # does not return
     warnings.simplefilter("ignore")
     x = np.random.default_rng(0).standard_normal((chosen.rows, chosen.columns)).astype(np.float32)
     results = []

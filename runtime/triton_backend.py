@@ -124,7 +124,7 @@ class TritonBackend:
         table = scale_thresholds(view_of(self._format), level.multiplier)
         thresholds = torch.from_numpy(table).to(x.device)
         encoded: dict[str, torch.Tensor] = self._launch(
-            "encode", x, thresholds, level.multiplier, **self._tile()
+            "encode", x, thresholds, level.multiplier, **self._tile(*x.shape)
         )
         return encoded
 
@@ -133,7 +133,11 @@ class TritonBackend:
     ) -> torch.Tensor:
         """float32 [rows, length] from streams on the back end's device; no host copy."""
         decoded: torch.Tensor = self._launch(
-            "decode", streams, int(length), level.multiplier, **self._tile()
+            "decode",
+            streams,
+            int(length),
+            level.multiplier,
+            **self._tile(len(streams["codes"]), length),
         )
         return decoded
 
@@ -158,10 +162,11 @@ class TritonBackend:
         writable = array if array.flags.writeable else array.copy()
         return torch.from_numpy(np.ascontiguousarray(writable)).to(self.device)
 
-    def _tile(self) -> dict[str, int]:
+    def _tile(self, rows: int, length: int) -> dict[str, int]:
         if not self.interpreted:
             return {}
-        return {"blocks": max(1, INTERPRETED_TILE // _lanes(self._format))}
+        needed = _power_of_two(rows * -(-length // self._format.block))
+        return {"blocks": max(1, min(needed, INTERPRETED_TILE // _lanes(self._format)))}
 
     def _launch(self, function: str, *args: object, **kwargs: int) -> Any:
         call: Callable[..., Any] = getattr(self._module, function)

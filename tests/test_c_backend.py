@@ -282,6 +282,20 @@ def test_strided_input_and_wider_streams_are_taken() -> None:
     )
 
 
+def test_decoding_writes_to_the_output_that_it_is_given_and_refuses_one_that_does_not_fit() -> None:
+    backend = backend_of("mxfp4")
+    level = TensorLevel()
+    streams = backend.encode(RNG.standard_normal((3, 40)).astype(np.float32), level)
+    out = np.full((3, 40), np.nan, np.float32)
+    assert backend.decode(streams, 40, level, out) is out
+    assert np.array_equal(out, backend.decode(streams, 40, level))
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    for wrong in (out[:, :39], out.astype(np.float64), np.asfortranarray(out), read_only):
+        with pytest.raises(ValueError, match="not writeable contiguous float32"):
+            backend.decode(streams, 40, level, wrong)
+
+
 def test_streams_that_do_not_fit_are_refused_before_c_reads_them() -> None:
     backend = backend_of("mxfp4")
     level = TensorLevel()

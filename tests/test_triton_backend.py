@@ -51,7 +51,8 @@ ADHOC = {
     "longest": "block 4096  grid i = int 4  scale fp32  nan propagate",
     "long_pair": """block 200  grid e2m1  grid i = int 4  scale e4m3 { tensor fp32 }
         select 1 bit at scale.sign { 0: e2m1, 1: i }""",
-    "mirrored": f"""block 24  grid a = codebook 4 {{ {MIRRORED} }}  grid b = codebook 4 {{ {NF4ISH} }}
+    "mirrored": f"""block 24  grid a = codebook 4 {{ {MIRRORED} }}
+        grid b = codebook 4 {{ {NF4ISH} }}
         scale fp32 {{ rule argmax }}  select 1 bit at field {{ 0: a, 1: b }}""",
     "mirrored_quotient": f"""block 20  grid a = codebook 4 {{ {MIRRORED} }}
         scale s1e5m5 {{ rule argmax }}  compare fp32_quotient  tie up""",
@@ -119,7 +120,8 @@ def assert_same_numbers(got: F32, want: F32) -> None:
 
 def assert_encodes(name: str, x: F32, level: TensorLevel) -> dict[str, U8]:
     fmt = format_of(name)
-    want = encode(fmt, x, level)
+    with np.errstate(invalid="ignore"):  # an infinite scale times the midpoint zero
+        want = encode(fmt, x, level)
     assert_same_streams(backend_of(name).encode(x, level), want)
     return want
 
@@ -134,12 +136,13 @@ def all_words(fmt: Format) -> NDArray[np.uint32]:
         return rng.permutation(1 << 16).astype(np.uint32)[: 1 << 12]
     edges = [0, 1, 0x007FFFFF, 0x00800000, 0x3F800000, 0x7F7FFFFF, 0x7F800000, 0x7FC00000]
     sample = rng.integers(0, 1 << 32, (1 << 12) - 2 * len(edges), dtype=np.uint32)
-    return np.concatenate([np.uint32(edges), np.uint32(edges) | np.uint32(1 << 31), sample])
+    positive = np.array(edges, np.uint32)
+    return np.concatenate([positive, positive | np.uint32(1 << 31), sample])
 
 
 def every_pair(fmt: Format) -> tuple[dict[str, U8], int]:
     """Streams in which every code stands under every scale word and every select."""
-    words = all_words(fmt)
+    words = all_words(fmt)[: max(64, (1 << 21) // fmt.block)]
     in_field = fmt.select.place == "field"
     selects = 1 << fmt.select.bits if in_field else 1
     size = 1 << fmt.code_bits

@@ -7,9 +7,6 @@ from ...compiler.view import view_of
 from ..render import provenance, render
 from .context import context_of
 
-#: Bumped when a function of the generated C changes its name or parameters.
-ABI_VERSION = 1
-
 
 def symbol(fmt: Format) -> str:
     """The prefix of every public C name of a format: an identifier that is no C keyword."""
@@ -26,7 +23,6 @@ def emit(fmt: Format) -> dict[str, str]:
     values = {
         "name": fmt.name,
         "symbol": symbol(fmt),
-        "abi_version": ABI_VERSION,
         "provenance": provenance(fmt),
         **context_of(view_of(fmt)),
     }

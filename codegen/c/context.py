@@ -70,7 +70,6 @@ def context_of(view: View) -> dict[str, object]:
         "select_bits": fmt.select.bits,
         "select_place": fmt.select.place,
         "select_words": [_select_word(view, index) for index in range(len(view.grids))],
-        "policies": fmt.policies,
         "exact": fmt.policies.compare == "exact",
         "thresholds": count,
         "thresholds_padded": padded,

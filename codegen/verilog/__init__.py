@@ -44,7 +44,10 @@ def emit(fmt: Format) -> dict[str, str]:
         "shifted": shifted,
     }
     extra: dict[str, dict[str, Any]] = {
-        "scale_decoder": {"scale": scale_text(fmt)},
+        "scale_decoder": {
+            "scale": scale_text(fmt),
+            "second_level": fmt.scale.tensor != "none" or fmt.scale.shift != 0,
+        },
         "element_decoder": {"rom": element_rom(fmt)},
         "decoder_tb": {
             "scale_rows": len(decoder_words(fmt)),

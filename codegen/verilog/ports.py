@@ -11,18 +11,24 @@ from ..vectors.shapes import ACTIVATION, ACTIVATION_SHIFT_BITS, Bounds, Shapes, 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One port. ``name`` ends in ``_i`` or ``_o``; ``meaning`` states bounds and LSB weight."""
+    """One port. ``name`` ends in ``_i`` or ``_o``; ``meaning`` states bounds and LSB weight.
+
+    ``lanes``: a flat vector of lanes, which has a range even when it is one bit wide.
+    """
 
     name: str
     bits: int
     meaning: str
     signed: bool = False
+    lanes: bool = False
 
     @property
     def vector(self) -> str:
         """The type behind ``wire`` or ``reg``, with a blank in front; empty for one bit."""
         sign = " signed" if self.signed else ""
-        return sign + (f" [{self.bits - 1}:0]" if self.bits > 1 or self.signed else "")
+        return sign + (
+            f" [{self.bits - 1}:0]" if self.bits > 1 or self.signed or self.lanes else ""
+        )
 
     @property
     def bare(self) -> str:
@@ -127,16 +133,23 @@ def _dot_in(shapes: Shapes) -> tuple[Port, ...]:
     block = shapes.block
     half = 1 << (COEFFICIENT_BITS - 1)
     return (
-        Port("codes_i", block * shapes.code_bits, f"{block} codes, lane 0 in the low bits"),
+        Port(
+            "codes_i",
+            block * shapes.code_bits,
+            f"{block} codes, lane 0 in the low bits",
+            lanes=True,
+        ),
         Port(
             "activation_coefficients_i",
             block * COEFFICIENT_BITS,
             f"{block} two's-complement coefficients, each {-half}..{half - 1}, LSB weight 2^shift",
+            lanes=True,
         ),
         Port(
             "activation_shifts_i",
             block * ACTIVATION_SHIFT_BITS,
             f"{block} shifts, each 0..{ACTIVATION.max_shift}",
+            lanes=True,
         ),
     )
 

@@ -170,13 +170,18 @@ static inline float float_of(uint32_t bits)
 /* 8 codes, one a byte, to 4 bytes: neighbours are pushed together three times. */
 static inline void pack_group(const uint8_t codes[8], uint8_t bytes[4])
 {
-    uint64_t v = 0;
-    for (int i = 0; i < 8; i++)
-        v |= (uint64_t)codes[i] << (8 * i);
-    v = (v & 0x000f000f000f000fu) | (v >> 4 & 0x00f000f000f000f0u);
-    v = (v & 0x000000ff000000ffu) | (v >> 8 & 0x0000ff000000ff00u);
-    v = (v & 0x000000000000ffffu) | (v >> 16 & 0x00000000ffff0000u);
-    bytes[0] = (uint8_t)(v >> 0);
+    uint64_t v = (uint64_t)codes[0]
+        | (uint64_t)codes[1] << 8
+        | (uint64_t)codes[2] << 16
+        | (uint64_t)codes[3] << 24
+        | (uint64_t)codes[4] << 32
+        | (uint64_t)codes[5] << 40
+        | (uint64_t)codes[6] << 48
+        | (uint64_t)codes[7] << 56;
+    v = (v & 0x000f000f000f000fu) | (v >> 8 & 0x000f000f000f000fu) << 4;
+    v = (v & 0x000000ff000000ffu) | (v >> 16 & 0x000000ff000000ffu) << 8;
+    v = (v & 0x000000000000ffffu) | (v >> 32 & 0x000000000000ffffu) << 16;
+    bytes[0] = (uint8_t)v;
     bytes[1] = (uint8_t)(v >> 8);
     bytes[2] = (uint8_t)(v >> 16);
     bytes[3] = (uint8_t)(v >> 24);
@@ -185,16 +190,21 @@ static inline void pack_group(const uint8_t codes[8], uint8_t bytes[4])
 /* The inverse of pack_group. */
 static inline void unpack_group(const uint8_t bytes[4], uint8_t codes[8])
 {
-    uint64_t v = 0;
-    v |= (uint64_t)bytes[0] << 0;
-    v |= (uint64_t)bytes[1] << 8;
-    v |= (uint64_t)bytes[2] << 16;
-    v |= (uint64_t)bytes[3] << 24;
-    v = (v & 0x000000000000ffffu) | (v << 16 & 0x0000ffff00000000u);
-    v = (v & 0x000000ff000000ffu) | (v << 8 & 0x00ff000000ff0000u);
-    v = (v & 0x000f000f000f000fu) | (v << 4 & 0x0f000f000f000f00u);
-    for (int i = 0; i < 8; i++)
-        codes[i] = (uint8_t)(v >> (8 * i));
+    uint64_t v = (uint64_t)bytes[0]
+        | (uint64_t)bytes[1] << 8
+        | (uint64_t)bytes[2] << 16
+        | (uint64_t)bytes[3] << 24;
+    v = (v & 0x000000000000ffffu) | (v >> 16 & 0x000000000000ffffu) << 32;
+    v = (v & 0x000000ff000000ffu) | (v >> 8 & 0x000000ff000000ffu) << 16;
+    v = (v & 0x000f000f000f000fu) | (v >> 4 & 0x000f000f000f000fu) << 8;
+    codes[0] = (uint8_t)v;
+    codes[1] = (uint8_t)(v >> 8);
+    codes[2] = (uint8_t)(v >> 16);
+    codes[3] = (uint8_t)(v >> 24);
+    codes[4] = (uint8_t)(v >> 32);
+    codes[5] = (uint8_t)(v >> 40);
+    codes[6] = (uint8_t)(v >> 48);
+    codes[7] = (uint8_t)(v >> 56);
 }
 
 /* n codes to ceil(n * 4 / 8) bytes, the spare bits of the last one zero. */
@@ -261,7 +271,8 @@ static inline float read_scale(
 /* The table entries of 8 codes; a table of up to 16 lives in two registers. */
 static inline __m256 look_up(const uint8_t *codes, __m256 low, __m256 high)
 {
-    const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)codes);
+    const __m256i index = _mm256_cvtepu8_epi32(bytes);
     /* The permutation reads 3 bits; the fourth picks the half. */
     const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
     return _mm256_blendv_ps(
@@ -319,7 +330,7 @@ void fmtc_mxfp4_decode(
 
 /* -- encode ------------------------------------------------------------------------------- */
 
-/* binary32 bits of the largest max(x, 0) and max(-x, 0): they order like the numbers, NaN on top. */
+/* Bits of the largest max(x, 0) and max(-x, 0): they order like the numbers, NaN on top. */
 typedef struct {
     uint32_t positive, negative;
 } peaks;
@@ -502,7 +513,8 @@ size_t fmtc_mxfp4_encode_row(
         if (rest) {
             const plan last = plan_of(p + whole * BLOCK, rest, scale_thresholds);
             broken += (size_t)encode_block(
-                p + whole * BLOCK, rest, &last, multiplier, unpacked + whole * BLOCK, &word, &index);
+                p + whole * BLOCK, rest, &last, multiplier, unpacked + whole * BLOCK,
+                &word, &index);
             write_word(scales, start / BLOCK + whole, word);
         }
         pack_codes(unpacked, count, codes + start / 8 * CODE_BITS);

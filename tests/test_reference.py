@@ -1,0 +1,431 @@
+"""The NumPy reference against exact rationals, on formats that nobody wrote by hand."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from fractions import Fraction
+
+import fmtc
+import numpy as np
+import pytest
+from fmtc import compile_text
+from fmtc.compiler import reference
+from fmtc.compiler.floats import SmallFloat, named_float
+from fmtc.compiler.format import Format
+from fmtc.compiler.reference import TensorLevel, calibrate, decode, encode
+from fmtc.compiler.scales import MAX_TABLE_BITS
+from fmtc.compiler.view import view_of
+from fmtc.runtime.verify import checks, inputs, oracle, properties
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+Draw = Callable[..., object]
+
+# -- formats that Hypothesis writes -----------------------------------------------------
+
+#: Element atoms by width; every convention of a float and an integer is among them.
+ATOMS = {
+    2: ["e1m0", "ue1m1", "ue2m0", "int 2", "int 2 { range full }", "int 2 { range unsigned }"],
+    3: ["e2m0", "e1m1", "ue2m1", "e1m1 { subnormals off }", "int 3", "int 3 { range full }"],
+    4: [
+        *("e2m1", "e1m2", "e3m0", "ue2m2", "e2m1 { bias 3 }", "e2m1 { top nan }"),
+        *("e2m1 { top reserved }", "e1m2 { subnormals off }", "int 4", "int 4 { range full }"),
+        "int 4 { range unsigned }",
+    ],
+    5: ["e2m2", "e3m1", "e2m2 { top ieee }", "int 5 { range full }"],
+    6: ["e2m3", "e3m2", "ue3m3"],
+}
+
+SIGNED_WORDS = ("e4m3", "e5m2", "s1e5m5", "s1e4m2", "s1e5m4", "e2m5", "e5m6", "e3m1", "fp32")
+UNSIGNED_WORDS = ("e8m0", "ue4m3", "ue4m4", "ue5m3", "s0e6m5", "s0e5m5", "ue4m2", "ue1m2", "ue5m2")
+
+
+@st.composite
+def codebooks(draw: st.DrawFn, width: int) -> str:
+    """A codebook of dyadic values in any order, some said twice, with a positive and a
+    negative one."""
+    count = 1 << width
+    unit = draw(st.sampled_from(["1", "2^-3", "2^-10", "3/4", "2^20"]))
+    least = -1000 if draw(st.booleans()) else -7
+    values = draw(st.lists(st.integers(least, 1000), min_size=count - 2, max_size=count - 2))
+    values += [draw(st.integers(1, 1000)), draw(st.integers(least, -1))]
+    shuffled = draw(st.permutations(values))
+    return f"codebook {width} {{ " + ", ".join(f"{v} * {unit}" for v in shuffled) + " }"
+
+
+def of_word(number: SmallFloat, draw: st.DrawFn, least: int) -> str:
+    """A value of a scale word, as an expression."""
+    last = (1 << number.magnitude_bits) - 1
+    codes = st.integers(least, last).filter(lambda code: number.magnitude(code) not in (None, 0))
+    value = number.magnitude(draw(codes))
+    assert value is not None
+    return f"{value.numerator}/{value.denominator}"
+
+
+@st.composite
+def scale_clauses(draw: st.DrawFn, grids: int, mirrors: bool) -> tuple[str, str]:
+    """A scale clause, and a select clause that fits it."""
+    place = draw(st.sampled_from(["field", "scale.sign", "scale.meta"])) if grids > 1 else "none"
+    place = "field" if place == "scale.sign" and grids > 2 else place
+    word = draw(st.sampled_from(SIGNED_WORDS if place == "scale.sign" else ALL_WORDS))
+    bits = (grids - 1).bit_length() + draw(st.integers(0, 1)) if place == "field" else 0
+    container = ""
+    if place == "scale.meta":
+        bits, word, container = (grids - 1).bit_length(), *draw(st.sampled_from(META_WORDS))
+    number = named_float(word)
+    assert number is not None
+    said = [container]
+    table = number.mantissa != 23
+    if table and draw(st.booleans()):
+        top = draw(
+            st.sampled_from(["finite", "nan", "reserved", *(["ieee"] * (number.mantissa > 0))])
+        )
+        said.append(f"top {top}")
+        number = SmallFloat(**{**fields_of(number), "top": top})
+    if table and draw(st.booleans()):
+        bias = number.bias + draw(st.integers(-3, 3))
+        said.append(f"bias {bias}")
+        number = SmallFloat(**{**fields_of(number), "bias": bias})
+    rules = ["absmax", *(["floor_log2"] if table else [])]
+    if number.signed and place != "scale.sign" and mirrors:
+        rules.append("argmax")
+    said.append(f"rule {draw(st.sampled_from(rules))}")
+    if table:
+        said.append(f"round {draw(st.sampled_from(['even', 'up', 'down']))}")
+        said.append(draw(st.sampled_from(["", "tensor fp32", "shift auto", "shift 3", "shift -5"])))
+    if draw(st.integers(0, 3)) == 0:
+        said.append(f"min {of_word(number, draw, 1)}" if table else "min 2^-20")
+    if draw(st.integers(0, 3)) == 0:
+        said.append(f"zero_block {of_word(number, draw, 0)}" if table else "zero_block 1")
+    arms = ", ".join(f"{i}: g{i}" for i in range(grids))
+    select = f"select {bits or 1} bits at {place} {{ {arms} }}" if grids > 1 else ""
+    return f"scale {word} {{ {'  '.join(filter(None, said))} }}", select
+
+
+ALL_WORDS = SIGNED_WORDS + UNSIGNED_WORDS
+#: Scale words with two free bits at least, and the container that makes the room.
+META_WORDS = [
+    ("s1e5m4", ""),
+    ("s0e5m5", ""),
+    ("ue4m2", ""),
+    ("e4m3", "container 12"),
+    ("ue4m4", "container 12"),
+    ("e8m0", "container 16"),
+    ("e2m5", "container 32"),
+]
+
+
+def fields_of(number: SmallFloat) -> dict[str, object]:
+    return {name: getattr(number, name) for name in SmallFloat.__slots__}
+
+
+@st.composite
+def format_texts(draw: st.DrawFn) -> str:
+    """A .fmt text: any atoms, one to four grids, any scale word, any policy, block 1..40."""
+    width = draw(st.sampled_from([2, 3, 4, 4, 4, 5, 6]))
+    count = draw(st.sampled_from([1, 1, 1, 2, 2, 3, 4]))
+    atom = st.one_of(codebooks(width), st.sampled_from(ATOMS[width]))
+    atoms = draw(st.lists(atom, min_size=count, max_size=count))
+    if draw(st.integers(0, 7)) == 0:
+        atoms = [draw(hosted(4)) for _ in atoms]
+        host = "host hif7"
+    else:
+        host = ""
+    mirrors = not any("unsigned" in atom or atom.startswith("u") for atom in atoms)
+    scale, select = draw(scale_clauses(count, mirrors))
+    policies = [
+        host,
+        f"block {draw(st.integers(1, 40))}",
+        f"tie {draw(st.sampled_from(['even', 'down', 'up', 'toward_zero', 'away']))}",
+        f"compare {draw(st.sampled_from(['exact', 'exact', 'fp32_quotient']))}",
+        f"negative_zero {draw(st.sampled_from(['keep', 'drop']))}",
+        f"pack {draw(st.sampled_from(['low_first', 'high_first']))}",
+        f"nan {draw(st.sampled_from(['error', 'zero']))}",
+        f"inf {draw(st.sampled_from(['error', 'saturate']))}",
+    ]
+    grids = "\n  ".join(f"grid g{i} = {text}" for i, text in enumerate(atoms))
+    return f"format made {{\n  {grids}\n  {scale}\n  {select}\n  {'  '.join(policies)}\n}}"
+
+
+@st.composite
+def hosted(draw: st.DrawFn, width: int) -> str:
+    words = list(fmtc.compiler.hosts.HIF7.words())
+    values = draw(
+        st.lists(st.sampled_from(words), min_size=(1 << width) - 2, max_size=(1 << width) - 2)
+    )
+    return f"codebook {width} {{ " + ", ".join(map(str, [*values, -80, 72])) + " }"
+
+
+@st.composite
+def rows(draw: st.DrawFn, fmt: Format) -> F32:
+    """A matrix of one or two rows, up to two blocks and a remainder long."""
+    length = draw(st.integers(1, min(2 * fmt.block + 1, 48)))
+    grid = fmt.grids[0]
+    ties = [(a + b) / 2 for a, b in zip(grid.numbers, grid.numbers[1:], strict=False)]
+    near = st.sampled_from([float(v) for v in (*grid.numbers, *ties)])
+    usual = st.floats(-4, 4, width=32)
+    anything = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    special = st.sampled_from([0.0, -0.0, 1.0, -6.0, 2.0**-126, -(2.0**-149), 3.4028235e38])
+    kind = draw(st.sampled_from([near, usual, anything, st.one_of(near, usual, anything, special)]))
+    count = draw(st.integers(1, 2))
+    values = draw(st.lists(kind, min_size=count * length, max_size=count * length))
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array(values, np.float64).astype(np.float32).reshape(count, length)
+
+
+GENERATED = settings(
+    deadline=None,
+    database=None,
+    derandomize=True,
+    max_examples=120,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def try_a_generated_format(data: st.DataObject) -> None:
+    text = data.draw(format_texts())
+    fmt = compile_text(text)
+    checks.text_round_trip(fmt)
+    x = data.draw(rows(fmt))
+    level = calibrate(fmt, x)
+    checks.compare_with_oracle(fmt, x, level)
+    # The second level of another tensor: scales saturate, or fall below the least one.
+    checks.compare_with_oracle(fmt, x, other_level(fmt))
+    checks.decode_is_exact(fmt, limit=400)
+
+
+def other_level(fmt: Format) -> TensorLevel:
+    if fmt.scale.tensor == "fp32":
+        return TensorLevel(tensor_scale=float(np.float32(0.0123456789)))
+    return TensorLevel(shift=7 if fmt.scale.shift is None else fmt.scale.shift)
+
+
+@GENERATED
+@given(st.data())
+def test_generated_formats_encode_and_decode_as_exact_rationals_say(data: st.DataObject) -> None:
+    try_a_generated_format(data)
+
+
+@pytest.mark.slow
+@settings(GENERATED, max_examples=3000, derandomize=False)
+@given(st.data())
+def test_thousands_of_generated_formats_agree_with_exact_rationals(data: st.DataObject) -> None:
+    try_a_generated_format(data)
+
+
+@settings(GENERATED, max_examples=25)
+@given(format_texts())
+def test_every_tie_of_a_generated_format_is_broken_as_it_says(text: str) -> None:
+    checks.ties_are_exact(compile_text(text), limit=6)
+
+
+@settings(GENERATED, max_examples=25)
+@given(format_texts())
+def test_the_streams_of_a_generated_format_pack_and_unpack(text: str) -> None:
+    checks.packing_round_trip(compile_text(text))
+
+
+def test_the_generator_reaches_every_kind_of_format() -> None:
+    seen: set[str] = set()
+
+    @settings(GENERATED, max_examples=400)
+    @given(format_texts())
+    def collect(text: str) -> None:
+        fmt = compile_text(text)
+        seen.update([f"grids {len(fmt.grids)}", fmt.select.place, fmt.scale.rule, fmt.host])
+        seen.update([fmt.scale.rounding, fmt.scale.tensor, f"shift {fmt.scale.shift is None}"])
+        seen.update([f"tie {fmt.policies.tie}", fmt.policies.compare, fmt.order])
+        seen.add(f"container {fmt.scale.word.container}")
+        seen.add("zero block" if fmt.scale.zero_block else "zero")
+        seen.add("block 1" if fmt.block == 1 else "block")
+        seen.update(grid.atom.split()[0] for grid in fmt.grids)
+
+    collect()
+    assert seen >= {
+        *("grids 1", "grids 2", "grids 3", "grids 4"),
+        *("none", "field", "scale.sign", "scale.meta"),
+        *("absmax", "argmax", "floor_log2", "even", "up", "down"),
+        *("fp32", "hif7", "shift True", "shift False"),
+        *("tie even", "tie down", "tie up", "tie toward_zero", "tie away"),
+        *("exact", "fp32_quotient", "low_first", "high_first"),
+        *("container 8", "container 12", "container 16", "container 32"),
+        *("zero block", "zero", "block 1", "block", "codebook", "int", "e2m1"),
+    }
+
+
+def test_scale_words_up_to_the_table_limit_are_exact() -> None:
+    word = f"ue5m{MAX_TABLE_BITS - 5}"
+    fmt = compile_text(f"format wide {{ block 4  grid e2m1  scale {word} }}")
+    x = np.random.default_rng(0).standard_normal((20, 12), dtype=np.float32)
+    assert checks.compare_with_oracle(fmt, x, TensorLevel()) == x.size
+
+
+# -- the shipped formats ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+def test_a_shipped_format_agrees_with_exact_rationals(name: str) -> None:
+    fmt = fmtc.load(name)
+    assert checks.decode_is_exact(fmt, limit=20_000) > 10_000
+    assert checks.ties_are_exact(fmt, limit=60) > 0
+    for rows_ in inputs.random_rows(fmt, 600):
+        checks.compare_with_oracle(fmt, rows_[:2, : 3 * fmt.block + 1], calibrate(fmt, rows_))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", fmtc.names())
+def test_a_shipped_format_decodes_every_word_and_breaks_every_tie_exactly(name: str) -> None:
+    fmt = fmtc.load(name)
+    checks.decode_is_exact(fmt, limit=1 << 20)
+    checks.ties_are_exact(fmt, limit=100_000)
+
+
+@pytest.mark.parametrize("prove", properties.PROPERTIES.values(), ids=properties.PROPERTIES)
+@pytest.mark.parametrize("name", ["nf4", "sop_pair"])
+def test_a_shipped_format_has_the_properties(name: str, prove: Callable[[Format], int]) -> None:
+    assert prove(fmtc.load(name)) >= properties.EXAMPLES // 2
+
+
+# -- memory and chunks ------------------------------------------------------------------
+
+MEMORY = 64 << 20
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """The most bytes that were allocated while ``work`` ran, beyond those before it."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mxfp4", *(pytest.param(n, marks=pytest.mark.slow) for n in fmtc.names() if n != "mxfp4")],
+)
+def test_memory_stays_under_twice_the_input_and_the_output(name: str) -> None:
+    fmt = fmtc.load(name)
+    x = np.random.default_rng(0).standard_normal((1024, MEMORY // 4096), dtype=np.float32)
+    assert x.nbytes == MEMORY
+    level = calibrate(fmt, x)
+    streams = encode(fmt, x, level)
+    packed = sum(octets.nbytes for octets in streams.values())
+    # The input is there before: beside it the encoder may hold as much again and its output.
+    assert peak_of(lambda: encode(fmt, x, level)) < x.nbytes + packed
+    assert peak_of(lambda: decode(fmt, streams, x.shape[1], level)) < 2 * packed + x.nbytes
+    assert peak_of(lambda: calibrate(fmt, x)) < x.nbytes
+
+
+@pytest.mark.parametrize("shape", [(1, 1 << 20), (1 << 20, 1), (3, 123_457)], ids=str)
+def test_long_rows_and_short_rows_need_little_memory_too(shape: tuple[int, int]) -> None:
+    fmt = compile_text("format m { block 1  grid e2m1  scale e8m0 { rule floor_log2 } }")
+    fmt = fmtc.load("mxfp4") if shape[1] > 1 else fmt
+    x = np.ones(shape, np.float32)
+    packed = sum(octets.nbytes for octets in encode(fmt, x, TensorLevel()).values())
+    # Chunks have a size of their own, which a small input does not outweigh.
+    overhead = 96 * reference.CHUNK
+    assert peak_of(lambda: encode(fmt, x, TensorLevel())) < x.nbytes + packed + overhead
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+@pytest.mark.parametrize("shape", [(1, 5000), (7, 333), (100, 9)], ids=str)
+def test_the_size_of_a_chunk_changes_no_bit(
+    name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt = fmtc.load(name)
+    x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    level = calibrate(fmt, x)
+    whole = encode(fmt, x, level)
+    decoded = decode(fmt, whole, shape[1], level)
+    for chunk in (1, 100, 2048):
+        monkeypatch.setattr(reference, "CHUNK", chunk)
+        assert calibrate(fmt, x) == level
+        for stream, octets in encode(fmt, x, level).items():
+            assert np.array_equal(octets, whole[stream])
+        again = decode(fmt, whole, shape[1], level)
+        assert np.array_equal(again.view(np.uint32), decoded.view(np.uint32))
+
+
+# -- values at the edges ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+def test_a_short_last_block_is_a_block_of_its_own(name: str) -> None:
+    fmt = fmtc.load(name)
+    rng = np.random.default_rng(2)
+    level = other_level(fmt)
+    for rest in {1, 2, fmt.block // 2 + 1, fmt.block - 1}:
+        whole, last = rng.standard_normal((2, fmt.block)), rng.standard_normal((2, rest)) * 1e-3
+        x = np.concatenate([whole, last], axis=1).astype(np.float32)
+        together = decode(fmt, encode(fmt, x, level), x.shape[1], level)
+        for part in (slice(0, fmt.block), slice(fmt.block, None)):
+            alone = np.ascontiguousarray(x[:, part])
+            one = decode(fmt, encode(fmt, alone, level), alone.shape[1], level)
+            assert np.array_equal(one, together[:, part])
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+@pytest.mark.parametrize("scale", [2.0**-149, 2.0**-140, 2.0**-126, 2.0**100, 2.0**120])
+def test_subnormal_and_huge_rows_agree_with_exact_rationals(name: str, scale: float) -> None:
+    fmt = fmtc.load(name)
+    x = np.random.default_rng(3).standard_normal((2, fmt.block + 3)) * scale
+    x = x.astype(np.float32)
+    checks.compare_with_oracle(fmt, x, calibrate(fmt, x))
+
+
+@pytest.mark.parametrize("name", fmtc.names())
+def test_the_largest_binary32_number_encodes_and_decodes_finite(name: str) -> None:
+    fmt = fmtc.load(name)
+    x = np.full((1, fmt.block), np.finfo(np.float32).max, np.float32)
+    x[0, ::2] *= -1
+    level = calibrate(fmt, x)
+    checks.compare_with_oracle(fmt, x, level)
+    found = decode(fmt, encode(fmt, x, level), fmt.block, level)
+    assert np.isfinite(found).all()
+    assert np.array_equal(np.sign(found), np.sign(x))
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "e2m3_ue4m4"])
+def test_negative_zero_survives_where_the_grid_has_one(name: str) -> None:
+    fmt = fmtc.load(name)
+    x = np.array([[-0.0, 0.0, 1.0, -1e-30, 1e-30]], np.float32)
+    level = calibrate(fmt, x)
+    found = decode(fmt, encode(fmt, x, level), 5, level)
+    assert np.signbit(found).tolist() == [[True, False, False, True, False]]
+    assert found[0, [0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+
+
+def test_a_nan_block_propagates_whole_and_its_neighbours_stay() -> None:
+    for text in (
+        "format n { block 4  grid e2m1  scale e4m3  nan propagate }",
+        "format n { block 4  grid e2m1  scale e5m2 { rule argmax }  nan propagate }",
+        "format n { block 4  grid a = e2m1  grid b = int 4  scale fp32"
+        "  select 1 bit at scale.sign { 0: a, 1: b }  nan propagate }",
+    ):
+        fmt = compile_text(text)
+        x = np.array([[1, 2, 3, -4, 5, np.nan, -7, 8, 1, -1, 2]], np.float32)
+        streams = encode(fmt, x, TensorLevel())
+        found = decode(fmt, streams, x.shape[1], TensorLevel())
+        assert np.isnan(found).tolist()[0] == [False] * 4 + [True] * 4 + [False] * 3
+        alone = np.delete(x, slice(4, 8), axis=1)
+        clean = decode(fmt, encode(fmt, alone, TensorLevel()), 7, TensorLevel())
+        assert np.array_equal(np.delete(found, slice(4, 8), axis=1), clean)
+
+
+def test_the_oracle_knows_nothing_of_views_and_thresholds() -> None:
+    names = set(vars(oracle))
+    assert not names & {"view_of", "round_down_fp32", "scale_thresholds", "np", "encode"}
+
+
+def test_the_nearest_grid_value_is_chosen_by_hand_calculation() -> None:
+    # absmax 6 asks for scale 1, which E4M3 has: ties 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.
+    fmt = compile_text("format h { block 8  grid e2m1  scale e4m3 }")
+    x = np.array([[6, 0.25, 0.75, 1.25, -1.75, 2.5, -3.5, 5]], np.float32)
+    found = decode(fmt, encode(fmt, x, TensorLevel()), 8, TensorLevel())
+    assert found.tolist() == [[6, 0, 1, 1, -2, 2, -4, 4]]
+    assert view_of(fmt).grids[0].midpoints[-1] == Fraction(5)

@@ -1,0 +1,102 @@
+"""The Triton kernels compiled for GPUs that are not here: registers, spills, instructions."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from functools import cache
+
+import pytest
+from fmtc.codegen.triton.plan import plan_of
+from fmtc.compiler.format import Format
+from fmtc.compiler.resolve import compile_text
+from fmtc.compiler.view import view_of
+from fmtc.formats import load, names
+from fmtc.runtime.triton_offline import ARCHITECTURES, KernelReport, compile_offline
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
+
+#: Registers of a thread: 128 leave room for 4 programs of 4 warps on a multiprocessor.
+MOST_REGISTERS = 128
+
+#: Policies that no shipped format has: here they need only compile.
+ADHOC = {
+    "odd_block": "block 3  grid i = int 3 { range full }  scale s1e5m5 { rule argmax }",
+    "longest": "block 4096  grid i = int 8  scale fp32  nan propagate  pack high_first",
+    "long_pair": """block 200  grid e2m1  grid i = int 4  scale e4m3 { tensor fp32 }
+        select 1 bit at scale.sign { 0: e2m1, 1: i }""",
+    "zero_midpoint": "block 16  grid c = codebook 2 { -3, -1, 1, 3 }  scale e8m0  tie up",
+    "lopsided_fp32": "block 10  grid c = codebook 2 { -7, -1, 2, 3 }  scale fp32  tie down",
+    "quotient8": "block 16  grid e4m3  scale e4m3  compare fp32_quotient  nan propagate",
+    "table_scale": "block 8  grid e3m2  scale ue5m3 { bias -10 }",
+    "three_fields": """block 8  grid a = int 4  grid b = e2m1  grid c = e1m2  grid d = e3m0
+        grid e = int 4 { range full }  scale e5m2  nan propagate
+        select 3 bits at field { 0: a, 1: b, 2: c, 3: d, 4: e }""",
+}
+
+
+@cache
+def format_of(name: str) -> Format:
+    return compile_text(f'format {name} "" {{ {ADHOC[name]} }}') if name in ADHOC else load(name)
+
+
+@cache
+def reports(name: str, arch: int) -> dict[str, KernelReport]:
+    fmt = format_of(name)
+    found = compile_offline(fmt, arch)
+    return {report.kernel.removeprefix(f"{fmt.name}_"): report for report in found}
+
+
+def assert_exact_arithmetic(report: KernelReport) -> None:
+    """No flushed subnormals, no approximate division, no fused multiply-add but in the GEMV."""
+    assert ".ftz" not in report.ptx
+    assert set(re.findall(r"\bdiv\.[a-z.]*f(?:32|64)", report.ptx)) <= {"div.rn.f32"}
+    assert not re.search(r"\b(?:rcp|sqrt|ex2|lg2)\.approx", report.ptx)
+    if not report.kernel.endswith("_gemv_kernel"):
+        assert not re.search(r"\bfma\.", report.ptx)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", names())
+def test_no_kernel_of_a_shipped_format_spills(name: str, arch: int) -> None:
+    kernels = reports(name, arch)
+    assert {"encode_kernel", "decode_kernel", "gemv_kernel"} <= kernels.keys()
+    for report in kernels.values():
+        assert report.arch == arch
+        assert f".target sm_{arch}" in report.ptx
+        assert not report.spills, report.kernel
+        assert 16 <= report.registers <= MOST_REGISTERS, report.kernel
+        assert report.shared <= 48 * 1024
+        assert report.cubin > 1000
+        assert_exact_arithmetic(report)
+
+
+@pytest.mark.parametrize("name", ADHOC)
+def test_every_policy_compiles_with_exact_arithmetic(name: str) -> None:
+    for report in reports(name, 90).values():
+        assert_exact_arithmetic(report)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_midpoints_reach_the_machine_code_in_binary64(name: str) -> None:
+    plan = plan_of(view_of(load(name)))
+    ptx = reports(name, 90)["encode_kernel"].ptx.upper()
+    if not plan.spelt_out:
+        assert "MIDPOINTS_PTR" not in ptx  # read from a table of binary64
+        assert "LD.GLOBAL.B64" in ptx
+    for threshold in (t for grid in plan.grids for t in grid.thresholds if plan.spelt_out):
+        if threshold.kind == "product":
+            if math.frexp(abs(threshold.midpoint))[0] == 0.5:
+                continue  # a power of two may become a negation or a sum
+            assert f"0D{struct.pack('>d', threshold.midpoint).hex().upper()}" in ptx
+            assert "CVT.RN.F32.F64" in ptx
+        elif threshold.kind == "quotient":
+            assert str(threshold.key) in ptx
+
+
+def test_decoding_four_bits_takes_one_look_up_for_two_codes() -> None:
+    ptx = reports("po2_nf4", 90)["decode_kernel"].ptx
+    values = 1024 // 128  # of a thread
+    assert len(re.findall(r"ld\.global\.b64", ptx)) <= values // 2

@@ -1,0 +1,188 @@
+"""The generated RTL in real simulators and linters: every format, and every way to fail."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import fmtc.runtime.simulate as simulate_module
+from fmtc import formats
+from fmtc.codegen.vectors.memory import decoder_count, dot_count
+from fmtc.runtime.backend import BackendUnavailable
+from fmtc.runtime.simulate import lint, run_benches, simulate, write_rtl
+
+OWN = sorted((Path(__file__).parent / "golden/verilog/formats").glob("*.fmt"))
+EVERY = [pytest.param(name, id=name) for name in formats.names()] + [
+    pytest.param(path, id=path.stem) for path in OWN
+]
+
+
+def need(*tools):
+    for tool in tools:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_rtl_and_its_benches_are_clean_in_two_linters(name):
+    need("verilator", "iverilog")
+    report = lint(formats.load(name))
+    assert [(r.tool, r.module, r.log) for r in report.results if not r.clean] == []
+    assert report.passed
+    assert len(report.results) == 8
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_benches_pass_and_try_every_input_of_the_decoder(name):
+    need("iverilog")
+    fmt = formats.load(name)
+    report = simulate(fmt)
+    assert [bench.log for bench in report.benches if not bench.passed] == []
+    assert report.passed
+    decoder, dot = report.benches
+    words = fmt.scale.word.container
+    selects = 1 << fmt.select.bits if fmt.select.place == "field" else 1
+    if words <= 12:
+        assert decoder.vectors == (1 << words) * selects << fmt.code_bits
+    assert decoder.vectors == decoder_count(fmt) >= 512
+    assert dot.vectors == dot_count(fmt) >= 512
+
+
+def test_two_simulators_agree_on_a_dot_product():
+    need("iverilog", "verilator")
+    fmt = formats.load("sop_pair")
+    reports = [simulate(fmt, simulator=s, units=["dot"]) for s in ("iverilog", "verilator")]
+    assert [report.passed for report in reports] == [True, True], reports
+    assert reports[0].benches[0].vectors == reports[1].benches[0].vectors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_verilator_passes_every_bench(name):
+    need("verilator")
+    report = simulate(formats.load(name), simulator="verilator")
+    assert report.passed, [bench.log for bench in report.benches]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """mxfp4's files in a directory, and a way to change one of them."""
+    need("iverilog")
+    fmt = formats.load("mxfp4")
+    write_rtl(fmt, tmp_path)
+
+    def change(name, old, new):
+        path = tmp_path / name
+        text = path.read_text()
+        assert old in text, f"nothing to change in {name}"
+        path.write_text(text.replace(old, new, 1))
+
+    return fmt, tmp_path, change
+
+
+def test_a_wrong_table_entry_fails_both_benches(written):
+    fmt, directory, change = written
+    change("mxfp4_element_decoder.v", "4'h7: word = {1'b1, 5'h0c", "4'h7: word = {1'b1, 5'h0d")
+    report = run_benches(fmt, directory)
+    assert not report.passed
+    assert [bench.passed for bench in report.benches] == [False, False]
+    assert "FAIL mxfp4_decoder 256 of 4096 vectors" in report.benches[0].log
+    assert "code=7" in report.benches[0].log
+    assert "FAIL mxfp4_dot" in report.benches[1].log
+
+
+def test_a_wrong_scale_rule_fails(written):
+    fmt, directory, change = written
+    change(
+        "mxfp4_scale_decoder.v", "assign scale_nan_o = &exponent_field", "assign scale_nan_o = 1'b0"
+    )
+    report = run_benches(fmt, directory)
+    assert "FAIL mxfp4_decoder 16 of 4096 vectors" in report.benches[0].log
+    assert not report.passed
+
+
+def test_a_sum_one_bit_too_narrow_fails(written):
+    fmt, directory, change = written
+    change("mxfp4_dot.v", "  assign sum_o = sum;", "  assign sum_o = {sum[16], sum[16:0]};")
+    dot = run_benches(fmt, directory, units=["dot"]).benches[0]
+    assert not dot.passed
+    assert "FAIL mxfp4_dot" in dot.log
+
+
+@pytest.mark.parametrize("row", [5, 260], ids=["scale", "element"])
+def test_a_wrong_vector_fails(written, row):
+    fmt, directory, _ = written
+    path = directory / "mxfp4_decoder.memh"
+    lines = path.read_text().splitlines()
+    index = [i for i, line in enumerate(lines) if not line.startswith("//")][row]
+    lines[index] = f"{int(lines[index], 16) ^ 4:0{len(lines[index])}x}"
+    path.write_text("\n".join(lines) + "\n")
+    report = run_benches(fmt, directory, units=["decoder"])
+    assert not report.passed
+    assert "FAIL mxfp4_decoder" in report.benches[0].log
+
+
+@pytest.mark.parametrize("unit", ["decoder", "dot"])
+def test_truncated_vectors_fail(written, unit):
+    fmt, directory, _ = written
+    path = directory / f"mxfp4_{unit}.memh"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    assert not run_benches(fmt, directory, units=[unit]).passed
+
+
+def test_missing_vectors_fail(written):
+    fmt, directory, _ = written
+    (directory / "mxfp4_dot.memh").unlink()
+    assert not run_benches(fmt, directory, units=["dot"]).passed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '$display("PASS mxfp4_decoder 16 vectors");',
+        '$display("PASS mxfp4_dot 4096 vectors");',
+        '$display("PASS mxfp4_decoder 0 vectors");',
+        '$display("PASS mxfp4_decoder 4096 vectors\\nFAIL mxfp4_decoder 1 of 4096 vectors");',
+        "",
+    ],
+    ids=["fewer", "another module", "none", "two verdicts", "silence"],
+)
+def test_a_bench_that_did_not_check_every_vector_does_not_pass(written, line):
+    fmt, directory, change = written
+    change("mxfp4_decoder_tb.v", "  initial begin", f"  initial begin {line} $finish;")
+    bench = run_benches(fmt, directory, units=["decoder"]).benches[0]
+    assert not bench.passed
+
+
+def test_rtl_that_does_not_compile_fails_with_the_compilers_words(written):
+    fmt, directory, change = written
+    change("mxfp4_scale_decoder.v", "endmodule", "")
+    bench = run_benches(fmt, directory, units=["decoder"]).benches[0]
+    assert not bench.passed
+    assert bench.vectors == 0
+    assert "syntax error" in bench.log
+
+
+def test_a_simulation_that_hangs_is_ended(written, monkeypatch):
+    fmt, directory, change = written
+    monkeypatch.setattr(simulate_module, "LEAST_RUN_SECONDS", 0)
+    change("mxfp4_decoder_tb.v", "  initial begin", "  initial begin while (1) begin #1; end")
+    bench = run_benches(fmt, directory, units=["decoder"]).benches[0]
+    assert not bench.passed
+    assert "did not end within 2 s" in bench.log
+
+
+@pytest.mark.parametrize("call", [simulate, lint])
+def test_a_missing_tool_names_the_line_that_installs_it(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="apt-get install"):
+        call(formats.load("mxfp4"))
+
+
+def test_unknown_simulators_and_units_are_refused(tmp_path):
+    need("iverilog")
+    fmt = formats.load("mxfp4")
+    with pytest.raises(ValueError, match="there are iverilog, verilator"):
+        simulate(fmt, simulator="modelsim")
+    with pytest.raises(ValueError, match="there are decoder, dot"):
+        run_benches(fmt, tmp_path, units=["adder"])
