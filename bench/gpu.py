@@ -83,7 +83,7 @@ def check(fmt: Format) -> None:
         backend.decode(want, x.shape[1], level).view(np.uint32), decoded.view(np.uint32)
     ):
         raise Mismatch(f"{fmt.name}: decode")
-    vector = rng.standard_normal(x.shape[1]).astype(np.float32)
+    vector = rng.standard_normal(CHECKED[1]).astype(np.float32)
     exact = np.sum(decoded.astype(np.float64) * vector, axis=1)
     size = np.sum(np.abs(decoded * vector), axis=1)
     if (np.abs(backend.gemv(want, vector, level) - exact) > 2.0**-18 * size).any():

@@ -241,7 +241,11 @@ def _threshold(
     """The real scale from which the upper neighbour is stored, and whether it is included."""
     if low is None or high is None:
         raise ValueError("a threshold stands between two numbers")
-    if scale.rule == "floor_log2" or scale.rounding == "down":
+    if scale.rule == "floor_log2":
+        # Only powers of two are asked for: a scale between two of them is stepped over.
+        power = Fraction(2) ** floor_log2(high)
+        return (power if power == high else 2 * power), True
+    if scale.rounding == "down":
         return high, True
     if scale.rounding == "up":
         return low, False

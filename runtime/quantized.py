@@ -201,8 +201,11 @@ def _index(shape: tuple[int, ...], row: int, column: int) -> str:
     """The place of an element as it is indexed in the tensor: ``[1, 0, 7]``."""
     if not shape:
         return "[]"
-    leading = np.unravel_index(row, shape[:-1]) if shape[:-1] else ()
-    return f"[{', '.join(str(int(i)) for i in (*leading, column))}]"
+    index = [column]
+    for size in reversed(shape[:-1]):
+        row, last = divmod(row, size)
+        index.insert(0, last)
+    return str(index)
 
 
 def describe_tensor(q: QuantizedTensor) -> dict[str, Any]:

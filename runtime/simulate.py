@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..codegen import vectors, verilog
-from ..codegen.vectors.memory import decoder_count, dot_count
+from ..codegen import verilog
+from ..codegen.vectors.memory import decoder_count, decoder_memory, dot_count, dot_memory
 from ..compiler.format import Format
 from .backend import BackendUnavailable
 
@@ -83,9 +83,17 @@ class LintReport:
 
 
 def write_rtl(fmt: Format, directory: Path) -> None:
-    """Write the Verilog and the vectors of a format to a directory."""
+    """Write the Verilog of a format, and the vectors that its benches read, to a directory."""
+    memories = {
+        f"{fmt.name}_decoder.memh": decoder_memory(fmt),
+        f"{fmt.name}_dot.memh": dot_memory(fmt),
+    }
+    _write(verilog.emit(fmt) | memories, directory)
+
+
+def _write(files: dict[str, str], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in (verilog.emit(fmt) | vectors.emit(fmt)).items():
+    for name, text in files.items():
         (directory / name).write_text(text, encoding="ascii")
 
 
@@ -140,7 +148,7 @@ def lint(fmt: Format, workdir: Path | None = None) -> LintReport:
         _require(tool)
     with tempfile.TemporaryDirectory(prefix="fmtc-lint-") as scratch:
         directory = Path(workdir or scratch)
-        write_rtl(fmt, directory)
+        _write(verilog.emit(fmt), directory)
         return LintReport(fmt.name, tuple(_lint_all(fmt, directory)))
 
 

@@ -271,7 +271,7 @@ def test_whatever_compiles_also_quantizes() -> None:
     rng = random.Random(7)
     x = np.random.default_rng(7).standard_normal((2, 21)).astype(np.float32)
     compiled = 0
-    for _ in range(300):
+    for _ in range(200):
         settings = " ".join(rng.choice(choices) for choices in KNOBS)
         text = (
             f"format f {{ block {rng.choice([1, 3, 8, 16])}  grid a = {rng.choice(ATOMS)} "
@@ -285,7 +285,7 @@ def test_whatever_compiles_also_quantizes() -> None:
         compiled += 1
         q = found.quantize(x, backend="reference")
         assert np.isfinite(q.dequantize(backend="reference")).all(), text
-    assert compiled > 80
+    assert compiled > 50
 
 
 def test_a_shown_decimal_is_the_number() -> None:

@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 import fmtc.runtime.simulate as simulate_module
+import pytest
 from fmtc import formats
 from fmtc.codegen.vectors.memory import decoder_count, dot_count
 from fmtc.runtime.backend import BackendUnavailable

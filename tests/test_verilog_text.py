@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from fmtc import formats
 from fmtc.codegen import emit
 
@@ -113,7 +112,7 @@ def test_generation_repeats_byte_for_byte_in_another_process(target, name):
 def test_a_long_name_keeps_the_lines_short():
     from fmtc.compiler.resolve import compile_text
 
-    name = "a" * 64
+    name = "a" * 60
     fmt = compile_text(f"format {name} {{ block 4  grid e2m1  scale e8m0 }}")
     for text in emit(fmt, "verilog").values():
         assert max(map(len, text.splitlines())) <= 100

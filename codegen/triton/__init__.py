@@ -176,7 +176,6 @@ def _expressions(plan: Plan) -> dict[str, object]:
     """Small expressions whose shape depends on the scale word's layout."""
     scale, select = plan.view.scale, plan.view.format.select
     count = max(0, len(scale.ranks) - 1)
-    steps = [1 << i for i in reversed(range(count.bit_length()))]
     lsb = scale.magnitude_lsb
     whole = lsb == 0 and scale.magnitude_bits == scale.container
     mask = (1 << scale.magnitude_bits) - 1
@@ -184,8 +183,8 @@ def _expressions(plan: Plan) -> dict[str, object]:
     rows = [i * count for i in range(2 * len(plan.grids))]
     return {
         "rank_count": count,
-        "search_steps": steps,
-        "search_is_full": count == sum(steps),
+        "search_steps": count.bit_length(),
+        "search_is_full": count & (count + 1) == 0,
         "rank_to_magnitude": _rank_to_magnitude(scale.ranks),
         "magnitude_to_bits": _magnitude_to_bits(plan),
         "word_to_magnitude": "word" if whole else f"{_down('word', lsb)} & 0x{mask:X}",

@@ -112,7 +112,7 @@ _FP32_SCALES = ((1, 1 << 126), (1, 3), (1, 1), (127, 10), (1 << 100, 3))
 
 
 def _midpoints(fmt: Format, grid: Grid, scale: Fraction) -> F32:
-    """Every scale * midpoint and its two neighbours, in blocks led by scale * endpoint."""
+    """Every scale * midpoint between its two neighbours, in blocks led by scale * endpoint."""
     products = [(a + b) / 2 * scale for a, b in zip(grid.numbers, grid.numbers[1:], strict=False)]
     middle = np.array([round_fp32(p) for p in products], np.float32)
     with np.errstate(under="ignore", over="ignore"):
@@ -120,12 +120,12 @@ def _midpoints(fmt: Format, grid: Grid, scale: Fraction) -> F32:
     values = np.stack([near[0], middle, near[1]], axis=1).reshape(-1)
     if fmt.block == 1:
         return values.reshape(-1, 1)
-    room = fmt.block - 1
+    room = fmt.block - 1 if fmt.block < 4 else (fmt.block - 1) // 3 * 3
     rows = np.zeros((-(-values.size // room), fmt.block), np.float32)
     rows[:, 0] = round_fp32(grid.absmax_end * scale)
     padded = np.zeros(rows.shape[0] * room, np.float32)
     padded[: values.size] = values
-    rows[:, 1:] = padded.reshape(-1, room)
+    rows[:, 1 : 1 + room] = padded.reshape(-1, room)
     mirrored = -rows if view_of(fmt).scale.signed_rule else rows[:0]
     return np.concatenate([rows, mirrored])
 

@@ -65,30 +65,11 @@ def _scale_value(magnitude):
 def _scale_rank(thresholds_ptr, peak):
     """How many of 255 ascending thresholds lie below each peak: a binary search."""
     rank = tl.full(peak.shape, 0, tl.int32)
-    probe = rank + 128
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 64
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 32
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 16
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 8
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 4
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 2
-    last = tl.load(thresholds_ptr + probe - 1)
-    rank = tl.where(peak > last, probe, rank)
-    probe = rank + 1
-    last = tl.load(thresholds_ptr + probe - 1)
-    return tl.where(peak > last, probe, rank)
+    for i in tl.static_range(8):
+        probe = rank + (128 >> i)
+        last = tl.load(thresholds_ptr + probe - 1)
+        rank = tl.where(peak > last, probe, rank)
+    return rank
 
 
 @triton.jit
