@@ -39,7 +39,8 @@ def scale_thresholds(view: View, multiplier: float) -> F32:
         multiplier: the tensor's second level: its fp32 scale, or 2^-shift.
 
     Returns:
-        float32 [grids, 2, ranks - 1], ascending. A side that does not count is all +inf.
+        float32 [grids, 2, ranks - 1], ascending. A side that does not count is all +inf, and
+        so is the threshold of a scale that binary32 cannot hold once multiplied.
     """
     scale = view.scale
     tables = np.full((len(view.grids), 2, max(0, len(scale.ranks) - 1)), np.inf, np.float32)
@@ -51,7 +52,19 @@ def scale_thresholds(view: View, multiplier: float) -> F32:
             tables[g, side, :1] = 0.0
             exact = [divisor * point for point in scale.points]
             tables[g, side, 1:] = _scaled(exact, multiplier, inclusive)
+        # A scale under which the grid's end leaves binary32 is never chosen: blocks saturate.
+        tables[g][:, ~_decodes_finitely(view, g, multiplier)] = np.inf
     return tables
+
+
+def _decodes_finitely(view: View, g: int, multiplier: float) -> NDArray[np.bool_]:
+    """For ranks 1 and up, whether every value of grid g times the scale is finite."""
+    scale, grid = view.scale, view.format.grids[g]
+    values = np.array(scale.values_bits, np.uint32).view(np.float32)
+    end = np.float32(float(max(grid.high, -grid.low)))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        ends = values[np.array(scale.ranks[1:], np.int64)] * np.float32(multiplier) * end
+    return np.isfinite(ends)
 
 
 def _scaled(exact: list[Fraction], multiplier: float, inclusive: NDArray[np.bool_]) -> F32:

@@ -35,6 +35,8 @@ def find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
+    if path.exists():
+        raise UnknownFormat(f"'{text}' is a {'folder' if path.is_dir() else 'device'}, not a file")
     if path.suffix == ".fmt" or "/" in text:
         raise UnknownFormat(f"there is no file '{text}'")
     close = nearest(text, names())

@@ -64,4 +64,4 @@ def backend_for(fmt: Format, name: str = "auto") -> Backend:
 def _notice(message: str) -> None:
     if message not in _noticed:
         _noticed.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)

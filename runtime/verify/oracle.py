@@ -89,10 +89,20 @@ def _scale(
     else:
         target = wanted / Fraction(multiplier)
         legal = _legal_scales(fmt)
+        while not _is_finite(legal[-1][0] * Fraction(multiplier), grid.absmax_end):
+            legal = legal[:-1]
         down = fmt.scale.rounding == "down" or rule == "floor_log2"
         code = _round_scale(legal, target, "down" if down else fmt.scale.rounding)
     value = number.magnitude(code) or Fraction(0)
     return code, negative, Fraction(round_fp32(value * Fraction(multiplier)))
+
+
+def _is_finite(scale: Fraction, end: Fraction) -> bool:
+    """Whether the grid's end under this scale decodes to a finite number."""
+    effective = round_fp32(scale)
+    if abs(effective) == float("inf"):
+        return False
+    return abs(round_fp32(Fraction(effective) * end)) != float("inf")
 
 
 @lru_cache(maxsize=8)
