@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .exact import FP32_MAX, round_fp32, significant_bits
-from .view import View
+from .format import Format
+from .view import View, view_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -50,8 +52,7 @@ def scale_thresholds(view: View, multiplier: float) -> F32:
             if divisor == 0 or not scale.ranks:
                 continue
             tables[g, side, :1] = 0.0
-            exact = [divisor * point for point in scale.points]
-            tables[g, side, 1:] = _scaled(exact, multiplier, inclusive)
+            tables[g, side, 1:] = _scaled(view.format, divisor, multiplier, inclusive)
         # A scale under which the grid's end leaves binary32 is never chosen: blocks saturate.
         tables[g][:, ~_decodes_finitely(view, g, multiplier)] = np.inf
     return tables
@@ -67,16 +68,27 @@ def _decodes_finitely(view: View, g: int, multiplier: float) -> NDArray[np.bool_
     return np.isfinite(ends)
 
 
-def _scaled(exact: list[Fraction], multiplier: float, inclusive: NDArray[np.bool_]) -> F32:
-    # A binary32 multiplier has 24 bits: with 29 more the product is exact in binary64.
-    if all((significant_bits(point) or 99) <= 29 for point in exact):
-        wide = np.array([float(point) for point in exact], np.float64) * multiplier
-        return round_down_fp32(wide, inclusive)
+def _scaled(fmt: Format, divisor: Fraction, multiplier: float, inclusive: NDArray[np.bool_]) -> F32:
+    exact, wide = _products(fmt, divisor)
+    if wide is not None:
+        return round_down_fp32(wide * multiplier, inclusive)
     factor = Fraction(multiplier)
     return np.array(
         [_round_down(p * factor, bool(up)) for p, up in zip(exact, inclusive, strict=True)],
         np.float32,
     )
+
+
+@lru_cache(maxsize=256)
+def _products(fmt: Format, divisor: Fraction) -> tuple[tuple[Fraction, ...], F64 | None]:
+    """Divisor * point for every threshold; in binary64 too where 29 bits hold each.
+
+    A binary32 multiplier has 24 bits: with 29 more its product is exact in binary64.
+    """
+    exact = tuple(divisor * point for point in view_of(fmt).scale.points)
+    if all((significant_bits(point) or 99) <= 29 for point in exact):
+        return exact, np.array([float(point) for point in exact], np.float64)
+    return exact, None
 
 
 def _round_down(value: Fraction, inclusive: bool) -> np.float32:

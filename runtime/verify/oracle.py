@@ -91,8 +91,10 @@ def _scale(
         legal = _legal_scales(fmt)
         while not _is_finite(legal[-1][0] * Fraction(multiplier), grid.absmax_end):
             legal = legal[:-1]
-        down = fmt.scale.rounding == "down" or rule == "floor_log2"
-        code = _round_scale(legal, target, "down" if down else fmt.scale.rounding)
+        rounding = fmt.scale.rounding
+        if rule == "floor_log2":
+            target, rounding = Fraction(2) ** floor_log2(target), "down"
+        code = _round_scale(legal, target, rounding)
     value = number.magnitude(code) or Fraction(0)
     return code, negative, Fraction(round_fp32(value * Fraction(multiplier)))
 
@@ -127,8 +129,9 @@ def _wanted(fmt: Format, grid: Grid, block: Sequence[float]) -> tuple[Fraction |
     if not any(counted):
         return None, False
     if fmt.scale.rule == "floor_log2":
-        exponent = floor_log2(max(abs(x) for x in counted)) - floor_log2(abs(grid.absmax_end))
-        return Fraction(2) ** exponent, False
+        # The largest power of two that is at most this, in units of the tensor's own scale.
+        unit = Fraction(2) ** floor_log2(abs(grid.absmax_end))
+        return max(abs(x) for x in counted) / unit, False
     asked = [x / grid.high for x in counted if x > 0] + [x / grid.low for x in counted if x < 0]
     return max(asked), False
 
