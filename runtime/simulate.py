@@ -22,6 +22,9 @@ from .backend import BackendUnavailable
 
 SIMULATORS = ("iverilog", "verilator")
 
+#: The first Verilator that simulates the delays of a bench.
+VERILATOR_MAJOR = 5
+
 #: The modules that have a bench.
 UNITS = ("decoder", "dot")
 
@@ -159,7 +162,9 @@ def _lint_all(fmt: Format, directory: Path) -> list[LintResult]:
             top = f"{fmt.name}_{unit}{suffix}"
             sources = _sources(fmt, unit, bench=bench)
             results += [
-                _lint_one("verilator", top, _verilator("--lint-only", top, sources), directory),
+                _lint_one(
+                    "verilator", top, _verilator("--lint-only", "-Wall", top, sources), directory
+                ),
                 _lint_one("iverilog", top, _iverilog("-tnull", top, sources), directory),
             ]
     return results
@@ -175,9 +180,9 @@ def _sources(fmt: Format, unit: str, *, bench: bool) -> list[str]:
     return [f"{fmt.name}_{part}.v" for part in parts]
 
 
-def _verilator(mode: str, top: str, sources: list[str]) -> list[str]:
+def _verilator(mode: str, warnings: str, top: str, sources: list[str]) -> list[str]:
     language = ["--default-language", "1364-2005", "--timing"]
-    return ["verilator", mode, "-Wall", *language, "--top-module", top, *sources]
+    return ["verilator", mode, warnings, *language, "--top-module", top, *sources]
 
 
 def _iverilog(output: str, top: str, sources: list[str]) -> list[str]:
@@ -211,7 +216,9 @@ def _build(fmt: Format, directory: Path, simulator: str, unit: str) -> tuple[_Do
         return _run(command, directory, COMPILE_SECONDS), ["vvp", "-n", f"{top}.vvp"]
     build = directory / f"obj_{unit}"
     shutil.rmtree(build, ignore_errors=True)
-    command = [*_verilator("--binary", top, sources), "-Mdir", build.name, "-o", "bench"]
+    # Warnings are lint's business: here they must not stop a simulation.
+    command = _verilator("--binary", "-Wno-fatal", top, sources)
+    command += ["-Mdir", build.name, "-o", "bench"]
     return _run(command, directory, COMPILE_SECONDS), [str(build.resolve() / "bench")]
 
 
@@ -256,3 +263,11 @@ def _require(tool: str) -> None:
             f"{tool} is not installed: apt-get install -y --no-install-recommends {tool}"
             + (" g++ make" if tool == "verilator" else "")
         )
+    if tool == "verilator":
+        version = _run(["verilator", "--version"], Path.cwd(), LEAST_RUN_SECONDS).log
+        number = re.search(r"Verilator (\d+)\.", version)
+        if number is None or int(number[1]) < VERILATOR_MAJOR:
+            raise BackendUnavailable(
+                f"the benches need verilator {VERILATOR_MAJOR} or newer (--timing), "
+                f"here is: {version.strip() or 'one that does not run'}"
+            )

@@ -178,6 +178,15 @@ def test_a_missing_tool_names_the_line_that_installs_it(call, monkeypatch, tmp_p
         call(formats.load("mxfp4"))
 
 
+def test_a_verilator_without_delays_is_not_used(monkeypatch, tmp_path):
+    program = tmp_path / "verilator"
+    program.write_text("#!/bin/sh\necho 'Verilator 4.038 2020-07-11 rev v4.036'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    with pytest.raises(BackendUnavailable, match=r"verilator 5 or newer .* Verilator 4\.038"):
+        simulate(formats.load("mxfp4"), simulator="verilator")
+
+
 def test_unknown_simulators_and_units_are_refused(tmp_path):
     need("iverilog")
     fmt = formats.load("mxfp4")

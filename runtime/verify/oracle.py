@@ -45,8 +45,10 @@ def decode(fmt: Format, select: int, code: int, magnitude: int, multiplier: floa
     value = fmt.grids[select].values[code]
     if value is None:
         return None
-    effective = Fraction(round_fp32(scale * Fraction(multiplier)))
-    return round_fp32(value * effective)
+    effective = round_fp32(scale * Fraction(multiplier))
+    if effective == float("inf"):
+        return None if value == 0 else effective if value > 0 else -effective
+    return round_fp32(value * Fraction(effective))
 
 
 def _with_grid(fmt: Format, index: int, block: Sequence[float], multiplier: float) -> OracleBlock:
@@ -89,12 +91,13 @@ def _scale(
     else:
         target = wanted / Fraction(multiplier)
         legal = _legal_scales(fmt)
-        while not _is_finite(legal[-1][0] * Fraction(multiplier), grid.absmax_end):
+        while legal and not _is_finite(legal[-1][0] * Fraction(multiplier), grid.absmax_end):
             legal = legal[:-1]
         rounding = fmt.scale.rounding
         if rule == "floor_log2":
             target, rounding = Fraction(2) ** floor_log2(target), "down"
-        code = _round_scale(legal, target, rounding)
+        # Where no scale keeps the grid in binary32, the block is stored like one of zeros.
+        code = _round_scale(legal, target, rounding) if legal else fmt.scale.zero_block
     value = number.magnitude(code) or Fraction(0)
     return code, negative, Fraction(round_fp32(value * Fraction(multiplier)))
 
