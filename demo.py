@@ -76,7 +76,7 @@ def run(folder: Path) -> None:
     for name, model in models.items():
         base = known.get(name) or _evaluate(name, model, tokens)
         known[name] = base
-        table.append({"format": name, "bpw": 32.0, "NMSE": 0.0, **_columns(base, base)})
+        table.append({"format": name, "bpw": None, "NMSE": None, **_columns(base, base)})
     _remember(folder / "baseline.json", fingerprint, known)
     source = open_source(file)
     weights = 0
@@ -84,7 +84,7 @@ def run(folder: Path) -> None:
         row, weights = _quantize(folder / name, source, load(name), rotated, tokens, base)
         table.append(row)
     click.echo(
-        f"\n{loaded.name}: {weights:,} linear weights, perplexity over {len(tokens):,} tokens of "
+        f"\n{path.stem}: {weights:,} linear weights, perplexity over {len(tokens):,} tokens of "
         "the King James Bible"
     )
     _console.table(table)

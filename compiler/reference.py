@@ -13,11 +13,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from .exact import fp32_from_bits, round_fp32
+from .exact import FP32_MAX, fp32_from_bits, round_fp32
 from .format import Format
 from .packing import pack, unpack
 from .thresholds import F32, round_down_fp32, scale_thresholds
-from .view import GridView, View, view_of
+from .view import RECIPROCAL_FLOOR, GridView, View, view_of
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -282,11 +282,14 @@ def _fp32_scale(view: View, grid: GridView, positive_max: F32, negative_max: F32
 def _element_ranks(view: View, grid: GridView, x: F32, scales: F32) -> U8:
     """How many thresholds each element lies above."""
     safe = np.where(scales == 0, np.float32(1), scales)
-    exact = view.format.policies.compare == "exact"
+    compare = view.format.policies.compare
+    exact = compare == "exact"
     quotient_bits = grid.quotient_bits
-    if not exact:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if compare == "fp32_quotient":
             x = np.divide(x, safe[:, None], dtype=np.float32)
+        elif compare == "fp32_reciprocal":
+            x = np.multiply(x, _reciprocal(safe)[:, None], dtype=np.float32)
     ranks = np.zeros(x.shape, np.uint8)
     wide = safe.astype(np.float64)
     for i, (midpoint, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True)):
@@ -297,6 +300,11 @@ def _element_ranks(view: View, grid: GridView, x: F32, scales: F32) -> U8:
         else:
             ranks += x > np.uint32(quotient_bits[i]).view(np.float32)
     return ranks
+
+
+def _reciprocal(scales: F32) -> F32:
+    """1 / scale, correctly rounded; a scale below RECIPROCAL_FLOOR counts as that."""
+    return np.divide(1, np.maximum(scales, np.float32(RECIPROCAL_FLOOR)), dtype=np.float32)
 
 
 def _squared_error(x: F32, decoded: F32, live: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -348,7 +356,8 @@ def _tensor_scale(view: View, absmax: float) -> float:
     if absmax == 0:
         return 1.0
     end = min(d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0)
-    return max(round_fp32(Fraction(absmax) / (end * view.scale.largest)), 2.0**-149)
+    wanted = round_fp32(Fraction(absmax) / (end * view.scale.largest))
+    return min(max(wanted, 2.0**-149), float(FP32_MAX))
 
 
 def _best_shift(view: View, maxima: F32) -> int:

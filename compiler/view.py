@@ -27,6 +27,10 @@ from .scales import is_fp32_word
 NAN_BITS = 0x7FC00000
 NEGATIVE_ZERO_BITS = 0x80000000
 
+#: Under ``compare fp32_reciprocal`` a scale counts as at least this, so that 1 / scale stays
+#: finite: the binary32 number nearest to 1e-38, as bitsandbytes has it.
+RECIPROCAL_FLOOR = round_fp32(Fraction(1, 10**38))
+
 
 @dataclass(frozen=True, slots=True)
 class GridView:

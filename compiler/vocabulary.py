@@ -49,8 +49,9 @@ FORMAT_KNOBS = _table(
     Knob(
         "compare",
         "how x and a midpoint are compared: x against scale*midpoint in exact real arithmetic, "
-        "or the rounded fp32 quotient x/scale against the midpoint rounded to fp32",
-        ("exact", "fp32_quotient"),
+        "or against the midpoint rounded to fp32 the rounded quotient x/scale, or the rounded "
+        "product of x and the rounded 1/scale",
+        ("exact", "fp32_quotient", "fp32_reciprocal"),
         default="exact",
     ),
     Knob("overflow", "what a value past the grid's end becomes", ("saturate",), default="saturate"),

@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import lcm
 
 from ...compiler.exact import fp32_from_bits
-from ...compiler.view import GridView, View
+from ...compiler.view import RECIPROCAL_FLOOR, GridView, View
 
 #: Elements that a row's codes are unpacked by, at least: a few hundred bytes of stack.
 _CHUNK = 256
@@ -71,6 +71,8 @@ def context_of(view: View) -> dict[str, object]:
         "select_place": fmt.select.place,
         "select_words": [_select_word(view, index) for index in range(len(view.grids))],
         "exact": fmt.policies.compare == "exact",
+        "reciprocal_floor": float_literal(RECIPROCAL_FLOOR),
+        "reciprocal": fmt.policies.compare == "fp32_reciprocal",
         "thresholds": count,
         "thresholds_padded": padded,
         "grids": [_c_grid(grid, padded) for grid in view.grids],

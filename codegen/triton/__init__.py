@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from ...compiler.format import Format
-from ...compiler.view import view_of
+from ...compiler.view import RECIPROCAL_FLOOR, view_of
 from ..render import provenance, render
 from .plan import GEMV_ROWS, GridPlan, Plan, plan_of
 
@@ -55,6 +55,8 @@ def _facts(fmt: Format, plan: Plan) -> dict[str, object]:
         "code_bits": fmt.code_bits,
         "low_first": fmt.order == "low_first",
         "exact": plan.exact,
+        "reciprocal": plan.reciprocal,
+        "reciprocal_floor": repr(RECIPROCAL_FLOOR),
         "several": plan.several,
         "reads_select": fmt.select.bits > 0,
         "gemv_rows": GEMV_ROWS,

@@ -140,6 +140,11 @@ class Plan:
         return self.view.format.policies.compare == "exact"
 
     @property
+    def reciprocal(self) -> bool:
+        """Whether elements are multiplied by the rounded 1 / scale before they are compared."""
+        return self.view.format.policies.compare == "fp32_reciprocal"
+
+    @property
     def several(self) -> bool:
         """Whether a block has a choice among grids."""
         return len(self.grids) > 1

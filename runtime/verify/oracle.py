@@ -178,7 +178,10 @@ def _nearest(
     fmt: Format, grid: Grid, canonical: dict[Fraction, int], x: Fraction, scale: Fraction
 ) -> Fraction:
     quotient = x / scale
-    rounded = fmt.policies.compare == "fp32_quotient"
+    rounded = fmt.policies.compare != "exact"
+    if fmt.policies.compare == "fp32_reciprocal":
+        floor = Fraction(round_fp32(Fraction(1, 10**38)))
+        quotient = x * Fraction(round_fp32(1 / max(scale, floor)))
     if rounded:
         as_fp32 = round_fp32(quotient)
         quotient = Fraction(as_fp32) if abs(as_fp32) != float("inf") else quotient

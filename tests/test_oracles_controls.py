@@ -1,0 +1,394 @@
+"""Every check of ``fmtc verify`` fails on a back end, a reference or a text that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import fmtc
+import numpy as np
+import pytest
+from fmtc import compile_text
+from fmtc.compiler.format import Format
+from fmtc.compiler.packing import pack, unpack
+from fmtc.compiler.reference import TensorLevel
+from fmtc.compiler.view import view_of
+from fmtc.runtime.backend import ReferenceBackend
+from fmtc.runtime.verify import checks, oracle, properties
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+Streams = dict[str, U8]
+
+CASES = 4000
+
+
+class Broken(ReferenceBackend):
+    """The reference with a fault built in: what it stores, or what it reads, is changed."""
+
+    def __init__(
+        self,
+        fmt: Format,
+        encoded: Callable[[Format, Streams, int], Streams] | None = None,
+        decoded: Callable[[F32], F32] | None = None,
+    ) -> None:
+        super().__init__(fmt)
+        self._fmt, self._encoded, self._decoded = fmt, encoded, decoded
+
+    def encode(self, x: F32, level: TensorLevel) -> Streams:
+        streams = super().encode(x, level)
+        return self._encoded(self._fmt, streams, x.shape[1]) if self._encoded else streams
+
+    def decode(self, streams: Streams, length: int, level: TensorLevel) -> F32:
+        values = super().decode(streams, length, level)
+        return self._decoded(values) if self._decoded else values
+
+
+def changed(
+    fmt: Format, streams: Streams, name: str, fields: int, change: Callable[[Any], Any]
+) -> Streams:
+    """The streams with one of them unpacked, changed in place, and packed again."""
+    stream = next(s for s in fmt.streams if s.name == name)
+    unpacked = unpack(streams[name], fields, stream)
+    change(unpacked)
+    return {**streams, name: pack(unpacked, stream)}
+
+
+def blocks_of(fmt: Format, length: int) -> int:
+    return -(-length // fmt.block)
+
+
+def wrong_code(fmt: Format, streams: Streams, length: int) -> Streams:
+    def change(codes: Any) -> None:
+        codes[-1, -1] ^= 1
+
+    return changed(fmt, streams, "codes", length, change)
+
+
+def wrong_scale(fmt: Format, streams: Streams, length: int) -> Streams:
+    def change(words: Any) -> None:
+        words[-1, -1] ^= 1 << view_of(fmt).scale.magnitude_lsb
+
+    return changed(fmt, streams, "scales", blocks_of(fmt, length), change)
+
+
+def wrong_top_bit(fmt: Format, streams: Streams, length: int) -> Streams:
+    def change(words: Any) -> None:
+        words[-1, -1] ^= 1 << (fmt.scale.word.container - 1)
+
+    return changed(fmt, streams, "scales", blocks_of(fmt, length), change)
+
+
+def swapped_nibbles(fmt: Format, streams: Streams, length: int) -> Streams:
+    codes = streams["codes"]
+    return {**streams, "codes": (codes << np.uint8(4)) | (codes >> np.uint8(4))}
+
+
+def swapped_neighbours(fmt: Format, streams: Streams, length: int) -> Streams:
+    def change(codes: Any) -> None:
+        codes[:, 0 : length // 2 * 2 : 2], codes[:, 1::2] = (
+            codes[:, 1::2].copy(),
+            codes[:, 0 : length // 2 * 2 : 2].copy(),
+        )
+
+    return changed(fmt, streams, "codes", length, change)
+
+
+def dirty_spare_bits(fmt: Format, streams: Streams, length: int) -> Streams:
+    codes = streams["codes"].copy()
+    if length * fmt.code_bits % 8:
+        codes[:, -1] |= 0x80 if fmt.order == "low_first" else 0x01
+    return {**streams, "codes": codes}
+
+
+def positive_zeros_encoded(fmt: Format, streams: Streams, length: int) -> Streams:
+    minus = [grid.negative_zero for grid in fmt.grids]
+    assert minus[0] is not None
+
+    def change(codes: Any) -> None:
+        codes[codes == minus[0]] = 0
+
+    return changed(fmt, streams, "codes", length, change)
+
+
+def lost_stream(fmt: Format, streams: Streams, length: int) -> Streams:
+    return {name: octets for name, octets in streams.items() if name != "scales"}
+
+
+def short_rows(fmt: Format, streams: Streams, length: int) -> Streams:
+    return {name: octets[:, :-1] for name, octets in streams.items()}
+
+
+def one_ulp(values: F32) -> F32:
+    values[-1, -1] = np.nextafter(values[-1, -1], np.float32(np.inf))
+    return values
+
+
+def unsigned_zeros(values: F32) -> F32:
+    return values + np.float32(0)
+
+
+def flushed(values: F32) -> F32:
+    zeros = np.copysign(np.float32(0), values)
+    return np.where(np.abs(values) < np.float32(2.0**-126), zeros, values)
+
+
+FORMATS = {name: fmtc.load(name) for name in fmtc.names()}
+#: Formats of 4-bit codes, whose bytes hold two.
+NIBBLES = [name for name, fmt in FORMATS.items() if fmt.code_bits == 4]
+ENCODER_FAULTS = [wrong_code, wrong_scale, wrong_top_bit, swapped_neighbours, lost_stream]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("check", [checks.ties_agree, checks.random_agrees, checks.decode_agrees])
+def test_the_checks_pass_on_the_reference_itself(name: str, check: Callable[..., int]) -> None:
+    arguments = (CASES,) if check is checks.random_agrees else ()
+    assert check(FORMATS[name], ReferenceBackend(FORMATS[name]), *arguments) > 0
+
+
+@pytest.mark.parametrize("fault", [*ENCODER_FAULTS, short_rows])
+@pytest.mark.parametrize("name", FORMATS)
+def test_encoder_faults_fail_the_tie_check(name: str, fault: Any) -> None:
+    with pytest.raises(checks.Mismatch):
+        checks.ties_agree(FORMATS[name], Broken(FORMATS[name], encoded=fault))
+
+
+@pytest.mark.parametrize("fault", [*ENCODER_FAULTS, dirty_spare_bits, short_rows])
+@pytest.mark.parametrize("name", FORMATS)
+def test_encoder_faults_fail_the_random_check(name: str, fault: Any) -> None:
+    with pytest.raises(checks.Mismatch):
+        checks.random_agrees(FORMATS[name], Broken(FORMATS[name], encoded=fault), CASES)
+
+
+@pytest.mark.parametrize("check", [checks.ties_agree, checks.random_agrees])
+@pytest.mark.parametrize("name", NIBBLES)
+def test_swapped_nibbles_fail_every_encoding_check(name: str, check: Callable[..., int]) -> None:
+    arguments = (CASES,) if check is checks.random_agrees else ()
+    with pytest.raises(checks.Mismatch):
+        check(FORMATS[name], Broken(FORMATS[name], encoded=swapped_nibbles), *arguments)
+
+
+TWO_GRIDS_WITH_ZEROS = compile_text(
+    "format two { block 16  grid a = e2m1  grid b = e1m2  scale e4m3"
+    "  select 1 bit at scale.sign { 0: a, 1: b } }"
+)
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [FORMATS["mxfp4"], FORMATS["e2m3_ue4m4"], TWO_GRIDS_WITH_ZEROS],
+    ids=lambda fmt: fmt.name,
+)
+def test_a_lost_sign_of_zero_fails_in_encoding_and_decoding(fmt: Format) -> None:
+    # A -0 and a +0 err alike: with two grids too the check must not take them for a tie.
+    with pytest.raises(checks.Mismatch):
+        checks.random_agrees(fmt, Broken(fmt, encoded=positive_zeros_encoded), CASES)
+    for check in (checks.decode_agrees, lambda f, b: checks.random_agrees(f, b, CASES)):
+        with pytest.raises(checks.Mismatch):
+            check(fmt, Broken(fmt, decoded=unsigned_zeros))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_wrong_ulp_fails_every_decoding_check(name: str) -> None:
+    fmt = FORMATS[name]
+    # The last value of the exhaustive table may be a NaN, which one ulp does not change.
+    broken = Broken(fmt, decoded=lambda values: one_ulp(values[:, ::-1])[:, ::-1])
+    plain = Broken(fmt, decoded=one_ulp)
+    with pytest.raises(checks.Mismatch):
+        checks.random_agrees(fmt, plain, CASES)
+    with pytest.raises(checks.Mismatch):
+        checks.decode_agrees(fmt, broken if np.isfinite(last_row(fmt)).all() else first_ulp(fmt))
+
+
+def last_row(fmt: Format) -> F32:
+    return ReferenceBackend(fmt).decode(
+        checks.inputs.every_code(fmt, checks.inputs.every_word(fmt)[-1:]),
+        1 << fmt.code_bits,
+        TensorLevel(),
+    )
+
+
+def first_ulp(fmt: Format) -> Broken:
+    def change(values: F32) -> F32:
+        finite = np.argwhere(np.isfinite(values))
+        place = tuple(finite[len(finite) // 2])
+        values[place] = np.nextafter(values[place], np.float32(np.inf))
+        return values
+
+    return Broken(fmt, decoded=change)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nf4"])
+def test_flushed_subnormals_fail_the_exhaustive_decoding_check(name: str) -> None:
+    with pytest.raises(checks.Mismatch):
+        checks.decode_agrees(FORMATS[name], Broken(FORMATS[name], decoded=flushed))
+
+
+def test_a_wrong_grid_fails_although_both_decode() -> None:
+    fmt = FORMATS["po2_nf4"]
+
+    def other_grid(_: Format, streams: Streams, length: int) -> Streams:
+        return wrong_top_bit(fmt, streams, length)  # the select bit is the word's sign
+
+    with pytest.raises(checks.Mismatch):
+        checks.ties_agree(fmt, Broken(fmt, encoded=other_grid))
+
+
+def test_another_grid_of_the_same_error_passes() -> None:
+    # Two equal grids: either index is right, and only the index may differ.
+    fmt = compile_text(
+        "format same { block 16  grid a = e2m1  grid b = e2m1  scale e4m3"
+        "  select 1 bit at scale.sign { 0: a, 1: b } }"
+    )
+    assert checks.random_agrees(fmt, Broken(fmt, encoded=wrong_top_bit), CASES) > 0
+
+
+# -- the checks of the reference itself ---------------------------------------------------
+
+
+def broken_encode(fault: Any) -> Callable[..., Streams]:
+    def encode(fmt: Format, x: F32, level: TensorLevel) -> Streams:
+        streams = ReferenceBackend(fmt).encode(x, level)
+        return dict(fault(fmt, streams, x.shape[1]))
+
+    return encode
+
+
+@pytest.mark.parametrize("fault", [wrong_code, wrong_scale, wrong_top_bit, swapped_neighbours])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_wrong_reference_fails_against_the_exact_rationals(
+    name: str, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "encode", broken_encode(fault))
+    fmt = FORMATS[name]
+    x = np.random.default_rng(0).standard_normal((2, 2 * fmt.block + 2)).astype(np.float32)
+    with pytest.raises(checks.Mismatch):
+        checks.compare_with_oracle(fmt, x, TensorLevel())
+
+
+def test_a_lost_sign_of_zero_fails_against_the_exact_rationals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "encode", broken_encode(positive_zeros_encoded))
+    with pytest.raises(checks.Mismatch):
+        checks.compare_with_oracle(
+            FORMATS["mxfp4"], np.array([[-0.0, 1.0]], np.float32), TensorLevel()
+        )
+
+
+# po2_nf4 is not among them: no binary32 number lies on a midpoint of its grids times a scale.
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "po2_nf4"])
+def test_ties_that_go_the_other_way_fail_against_the_exact_rationals(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt = FORMATS[name]
+    other = replace(fmt.policies, tie="up" if fmt.policies.tie != "up" else "down")
+    turned = replace(fmt, policies=other)
+
+    def encode(_: Format, x: F32, level: TensorLevel) -> Streams:
+        return ReferenceBackend(turned).encode(x, level)
+
+    monkeypatch.setattr(checks, "encode", encode)
+    with pytest.raises(checks.Mismatch):
+        checks.ties_are_exact(fmt)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_wrong_decoder_fails_against_the_exact_rationals(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fmt = FORMATS[name]
+
+    def decode(f: Format, streams: Streams, length: int, level: TensorLevel) -> F32:
+        return first_ulp(f).decode(streams, length, level)
+
+    monkeypatch.setattr(checks, "decode", decode)
+    with pytest.raises(checks.Mismatch):
+        checks.decode_is_exact(fmt)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_wrong_unpacker_fails_the_round_trip(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_late(octets: U8, count: int, stream: Any) -> Any:
+        return np.roll(unpack(octets, count, stream), 1, axis=1)
+
+    monkeypatch.setattr(checks, "unpack", one_late)
+    with pytest.raises(checks.Mismatch):
+        checks.packing_round_trip(FORMATS[name])
+
+
+def test_a_wrong_printer_or_compiler_fails_the_text_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    fmt, other = FORMATS["mxfp4"], FORMATS["nvfp4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "print_file", lambda _: other.source)
+        with pytest.raises(checks.Mismatch, match="another tree"):
+            checks.text_round_trip(fmt)
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "compile_text", lambda _: other)
+        with pytest.raises(checks.Mismatch, match="compiles to"):
+            checks.text_round_trip(fmt)
+
+
+# -- the properties -----------------------------------------------------------------------
+
+
+def leaks_between_rows(fmt: Format, x: F32, level: TensorLevel) -> Streams:
+    return ReferenceBackend(fmt).encode(x + np.float32(len(x) - 1), level)
+
+
+def minds_the_sign_of_zero(fmt: Format, x: F32, level: TensorLevel) -> Streams:
+    minus = np.signbit(x) & (x == 0)
+    return ReferenceBackend(fmt).encode(np.where(minus, np.float32(1), x), level)
+
+
+def wrong_by_one_code(fmt: Format, x: F32, level: TensorLevel) -> Streams:
+    return wrong_code(fmt, ReferenceBackend(fmt).encode(x, level), x.shape[1])
+
+
+def decodes_to_nan(fmt: Format, streams: Streams, length: int, level: TensorLevel) -> F32:
+    values = ReferenceBackend(fmt).decode(streams, length, level)
+    return np.where(values > 2, np.float32(np.nan), values)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "attribute", "fault"),
+    [
+        ("nearest by exact rationals", checks, "encode", wrong_by_one_code),
+        ("a zero's sign changes nothing else", properties, "encode", minds_the_sign_of_zero),
+        ("rows are independent", properties, "encode", leaks_between_rows),
+        ("finite rows decode to numbers", properties, "decode", decodes_to_nan),
+    ],
+)
+def test_every_property_fails_where_it_does_not_hold(
+    name: str, module: Any, attribute: str, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, attribute, fault)
+    with pytest.raises(checks.Mismatch):
+        properties.PROPERTIES[name](FORMATS["nf4"])
+
+
+def test_there_is_a_control_for_every_property_and_check() -> None:
+    assert len(properties.PROPERTIES) == 4
+    public = {
+        name
+        for name, value in vars(checks).items()
+        if callable(value) and value.__module__ == checks.__name__ and not name.startswith("_")
+    }
+    assert public == {
+        *("Mismatch", "text_round_trip", "packing_round_trip", "decode_is_exact"),
+        *("decode_agrees", "ties_are_exact", "encode_agrees", "ties_agree", "random_agrees"),
+        *("compare_with_oracle", "same_bytes"),
+    }
+
+
+def test_the_oracle_follows_the_values_of_the_format_and_nothing_else() -> None:
+    fmt = FORMATS["nf4"]
+    grid = replace(fmt.grids[0], values=(*fmt.grids[0].values[:-2], Fraction(7, 8), Fraction(1)))
+    moved = replace(fmt, grids=(grid,))
+    block = [0.9, 1.0]  # between the old midpoint and the new one
+    one = oracle.encode_block(fmt, block, 1.0)[0]
+    two = oracle.encode_block(moved, block, 1.0)[0]
+    assert one.codes != two.codes
