@@ -96,6 +96,7 @@ class ScaleView:
         has_tensor_scale: the tensor has a binary32 second level.
         shift: fixed power of two, or None for one per tensor.
         minimum_bits, zero_bits: binary32 bits of the least scale and of an all-zero block's.
+        largest, smallest_normal: of the scale word's finite values, exact.
     """
 
     container: int
