@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-slow lint format bench bench-gpu clean
+.PHONY: help setup tools demo test test-slow lint golden format bench bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | sort
@@ -47,6 +47,10 @@ lint: setup ## ruff and mypy, both strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(VENV)/pkg && ../bin/mypy --config-file ../../pyproject.toml -p fmtc
+
+golden: setup ## rewrite the golden files of the tests, to be reviewed like code
+	$(BIN)/python tests/regenerate.py
+	FMTC_REGEN=1 $(BIN)/python -m pytest -q tests/test_errors.py tests/test_dsl_errors.py
 
 format: setup ## let ruff rewrite the sources, and fmtc the .fmt files
 	$(BIN)/ruff check --fix .

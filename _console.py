@@ -94,8 +94,9 @@ def table(rows: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for key, value in (rows[0] if rows else {}).items():
-        shown.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+    for key in rows[0] if rows else ():
+        numeric = any(isinstance(row[key], int | float) for row in rows)
+        shown.add_column(key, justify="right" if numeric else "left")
     for row in rows:
         shown.add_row(*(_cell(value) for value in row.values()))
     _rich().print(shown)

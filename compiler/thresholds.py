@@ -64,7 +64,7 @@ def _decodes_finitely(view: View, g: int, multiplier: float) -> NDArray[np.bool_
     values = np.array(scale.values_bits, np.uint32).view(np.float32)
     end = np.float32(float(max(grid.high, -grid.low)))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        ends = values[np.array(scale.ranks[1:], np.int64)] * np.float32(multiplier) * end
+        ends: F32 = values[np.array(scale.ranks[1:], np.int64)] * np.float32(multiplier) * end
     return np.isfinite(ends)
 
 

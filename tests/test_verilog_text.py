@@ -19,7 +19,7 @@ EVERY = [*formats.names(), *OWN]
 def test_the_text_is_the_committed_one(path):
     name = "sop_pair" if path.name.startswith("sop_pair") else "mxfp4"
     assert emit(formats.load(name), "verilog")[path.name] == path.read_text(), (
-        f"if the change is meant: fmtc build {name} --target verilog, and commit {path.name}"
+        "if the change is meant: make golden"
     )
 
 

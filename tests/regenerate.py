@@ -1,0 +1,27 @@
+"""``make golden``: rewrite the golden texts and hashes from what the package makes today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fmtc import load, names
+from fmtc.codegen import emit
+
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = ("mxfp4", "sop_pair")
+
+
+def main() -> None:
+    for target in ("c", "triton", "verilog"):
+        for name in FORMATS:
+            for file, text in emit(load(name), target).items():
+                # Only the files that are golden already: a bench of vectors adds nothing.
+                if (GOLDEN / target / file).exists():
+                    (GOLDEN / target / file).write_text(text, encoding="utf-8")
+    hashes = {name: load(name).content_hash for name in names()}
+    (GOLDEN / "hashes.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
