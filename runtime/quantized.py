@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -222,6 +223,12 @@ def describe_tensor(q: QuantizedTensor) -> dict[str, Any]:
     return description | {"sha256": digest(description, q.streams)}
 
 
+@lru_cache(maxsize=64)
+def _compiled(text: str) -> Format:
+    """The format of an embedded text: a checkpoint asks for the same one for every tensor."""
+    return Format.of(compile_text(text, "embedded .fmt"))
+
+
 def rebuild(
     description: Mapping[str, Any], streams: Mapping[str, NDArray[Any]], where: str
 ) -> QuantizedTensor:
@@ -234,7 +241,7 @@ def rebuild(
         if digest(description, streams) != description["sha256"]:
             raise CorruptFile(f"'{where}' does not match its SHA-256: the file was altered")
         text, stated_hash = description["format"]["text"], description["format"]["hash"]
-        fmt = Format.of(compile_text(text, f"{where} (embedded .fmt)"))
+        fmt = _compiled(text)
         shape = tuple(int(n) for n in description["shape"])
         level = TensorLevel(float.fromhex(description["tensor_scale"]), int(description["shift"]))
         dtype, framework = description["dtype"], description["framework"]
