@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def user_errors() -> tuple[type[Exception], ...]:
     """The errors that are the input's, not the program's."""
-    from .dsl.diagnostics import FormatError  # noqa: PLC0415
-    from .formats import UnknownFormat  # noqa: PLC0415
-    from .runtime import errors  # noqa: PLC0415
-    from .runtime.backend import BackendUnavailable  # noqa: PLC0415
+    from .dsl.diagnostics import FormatError
+    from .formats import UnknownFormat
+    from .runtime import errors
+    from .runtime.backend import BackendUnavailable
 
     return (
         FormatError,
@@ -36,7 +36,7 @@ def user_errors() -> tuple[type[Exception], ...]:
 
 def bad_input(error: Exception) -> None:
     """Print what is wrong with the input, on stderr."""
-    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+    from .dsl.diagnostics import FormatError
 
     if isinstance(error, FormatError):
         click.echo(str(error), err=True)
@@ -48,7 +48,7 @@ def bad_input(error: Exception) -> None:
 
 def report(error: Exception) -> dict[str, Any]:
     """What is wrong with a file as JSON-ready values: its faults, or why it cannot be read."""
-    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+    from .dsl.diagnostics import FormatError
 
     if isinstance(error, FormatError):
         return {"faults": faults(error)}
@@ -90,8 +90,8 @@ def table(rows: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
     if as_json:
         json_out(list(rows))
         return
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich import box
+    from rich.table import Table
 
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in rows[0] if rows else ():
@@ -161,7 +161,7 @@ def _grids(sheet: dict[str, Any]) -> None:
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[str], None]]:
     """A bar on stderr that steps once a call; it is seen on a terminal only."""
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with _bar(*columns) as bar:
@@ -179,7 +179,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for work that reports (what, done, total)."""
-    from rich.progress import (  # noqa: PLC0415
+    from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         TextColumn,
@@ -203,7 +203,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 def _bar(*columns: Any) -> Any:
     """A progress bar on stderr; where that is no terminal, one that prints nothing."""
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import Progress
 
     disable = not sys.stderr.isatty()
     return Progress(*columns, console=_rich(err=True), transient=True, disable=disable)
@@ -218,7 +218,7 @@ def _cell(value: Any) -> str:
 
 
 def _rich(*, err: bool = False) -> Any:
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
     # A pipe has no width: keep rows whole there.

@@ -28,7 +28,7 @@ class _Commands(click.Group):
     """A group that turns the errors of a user's input into a message and exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from ._console import bad_input, user_errors  # noqa: PLC0415
+        from ._console import bad_input, user_errors
 
         try:
             return super().invoke(ctx)
@@ -52,7 +52,7 @@ def cli() -> None:
 @_json
 def list_(as_json: bool) -> None:
     """List the shipped formats."""
-    from . import _console, formats  # noqa: PLC0415
+    from . import _console, formats
 
     rows = []
     for name in formats.names():
@@ -76,8 +76,8 @@ def list_(as_json: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """Check .fmt files and report every fault of each."""
-    from . import _console, formats  # noqa: PLC0415
-    from .dsl.diagnostics import FormatError  # noqa: PLC0415
+    from . import _console, formats
+    from .dsl.diagnostics import FormatError
 
     rows: list[dict[str, Any]] = []
     failed = False
@@ -109,11 +109,11 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
 @click.pass_context
 def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str | None) -> None:
     """Rewrite .fmt files in the canonical layout."""
-    from . import _console, formats  # noqa: PLC0415
-    from .dsl.diagnostics import FormatError  # noqa: PLC0415
-    from .dsl.parser import parse  # noqa: PLC0415
-    from .dsl.printer import print_file  # noqa: PLC0415
-    from .runtime.atomic import write_atomically  # noqa: PLC0415
+    from . import _console, formats
+    from .dsl.diagnostics import FormatError
+    from .dsl.parser import parse
+    from .dsl.printer import print_file
+    from .runtime.atomic import write_atomically
 
     different = failed = False
     for path in files:
@@ -142,8 +142,8 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
 @_json
 def show(format_name: str, form: str, as_json: bool) -> None:
     """Print a format's datasheet: grids, scale word, layout and every policy."""
-    from . import _console, formats  # noqa: PLC0415
-    from .compiler.describe import datasheet  # noqa: PLC0415
+    from . import _console, formats
+    from .compiler.describe import datasheet
 
     value = formats.load(format_name)
     if as_json:
@@ -161,8 +161,8 @@ def show(format_name: str, form: str, as_json: bool) -> None:
 @_json
 def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
     """Generate kernels, RTL and vectors into DIR, one folder a target."""
-    from . import _console, codegen, formats  # noqa: PLC0415
-    from .runtime.atomic import write_atomically  # noqa: PLC0415
+    from . import _console, codegen, formats
+    from .runtime.atomic import write_atomically
 
     targets = list(dict.fromkeys(name.strip() for name in target.split(",")))
     for name in targets:
@@ -197,8 +197,8 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_json: bool) -> None:
     """Test a format across all back ends: exhaustively, at every tie, and with Hypothesis."""
-    from . import _console  # noqa: PLC0415
-    from .runtime.verify import verify_format  # noqa: PLC0415
+    from . import _console
+    from .runtime.verify import verify_format
 
     value = _load(format_name)
     with _console.progress(f"verifying {value.name}", None) as step:
@@ -229,9 +229,9 @@ def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bo
 
     MODEL is a Hugging Face folder with safetensors, a .safetensors file or a .gguf file.
     """
-    from . import _console  # noqa: PLC0415
-    from .runtime.checkpoint import MANIFEST, write_checkpoint  # noqa: PLC0415
-    from .runtime.sources import open_source  # noqa: PLC0415
+    from . import _console
+    from .runtime.checkpoint import MANIFEST, write_checkpoint
+    from .runtime.sources import open_source
 
     value = _load(format_name)
     empty = out.is_dir() and not any(out.iterdir())
@@ -264,8 +264,8 @@ def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bo
 @_json
 def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
     """Compare formats by bits per weight and error on Gaussian data or a model's weights."""
-    from . import _console  # noqa: PLC0415
-    from .runtime.compare import compare_formats  # noqa: PLC0415
+    from . import _console
+    from .runtime.compare import compare_formats
 
     values = [_load(name) for name in format_names]
     with _console.steps() as step:
@@ -274,7 +274,7 @@ def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
 
 
 def _load(format_name: str) -> Format:
-    from .runtime.format import load  # noqa: PLC0415
+    from .runtime.format import load
 
     return load(format_name)
 

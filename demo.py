@@ -141,7 +141,7 @@ def _fingerprint(path: Path, tokens: Sequence[int]) -> str:
 
 def _store(folder: Path, model: torch.nn.Module, fingerprint: str) -> Path:
     """The model as a safetensors file, written unless it is there already."""
-    from safetensors.torch import save  # noqa: PLC0415 - optional package
+    from safetensors.torch import save
 
     file = folder / f"{fingerprint[:16]}.safetensors"
     if not file.is_file():

@@ -33,7 +33,7 @@ def compile_text(text: str, filename: str = "<text>") -> Format:
     Raises:
         FormatError: with every fault of the text, syntax and meaning alike.
     """
-    parsed = parse_partial(text, filename)
+    parsed = parse_partial(text)
     report = Report(list(parsed.diagnostics))
     compiled = None
     for declaration in parsed.file.formats:

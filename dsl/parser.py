@@ -35,21 +35,21 @@ def parse(text: str, filename: str = "<text>") -> File:
     Raises:
         FormatError: with every syntax error of the text.
     """
-    parsed = parse_partial(text, filename)
+    parsed = parse_partial(text)
     if parsed.diagnostics:
         raise FormatError(parsed.diagnostics, text, filename)
     return parsed.file
 
 
-def parse_partial(text: str, filename: str = "<text>") -> Parsed:  # noqa: ARG001
+def parse_partial(text: str) -> Parsed:
     """Parse what can be parsed of a .fmt text; never raises for what the text says."""
     text = text.removeprefix(_BYTE_ORDER_MARK)
     if len(text) > MAX_LENGTH:
         return Parsed(File(()), (_too_large(text),), frozenset({"format"}))
 
-    from .builder import TreeBuilder  # noqa: PLC0415 - these import Lark
-    from .recovery import read  # noqa: PLC0415
-    from .scanner import scan  # noqa: PLC0415
+    from .builder import TreeBuilder
+    from .recovery import read
+    from .scanner import scan
 
     scanned = scan(text)
     recovered = read(scanned)

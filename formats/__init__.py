@@ -70,7 +70,7 @@ def load(name_or_path: str | Path) -> Format:
         UnknownFormat: there is no such format or file.
         FormatError: the text has faults; the message is the full report.
     """
-    from ..compiler.resolve import compile_text  # noqa: PLC0415 - lark is needed only here
+    from ..compiler.resolve import compile_text
 
     path = find(name_or_path)
     return compile_text(read_text(path), str(path))

@@ -49,7 +49,7 @@ def to_rows(x: Any) -> Rows:
 
 
 def _from_torch(x: Any) -> Rows:
-    import torch  # noqa: PLC0415 - already imported by whoever made the tensor
+    import torch
 
     dtype = str(x.dtype).removeprefix("torch.")
     _check_dtype(dtype)
@@ -68,7 +68,7 @@ def from_rows(
     """
     if framework == "torch":
         try:
-            import torch  # noqa: PLC0415 - optional package
+            import torch
         except ImportError as error:
             raise missing("torch", "torch") from error
         tensor = torch.from_numpy(values).reshape(shape)
@@ -76,7 +76,7 @@ def from_rows(
     shaped = values.reshape(shape)
     if dtype == "bfloat16":
         try:
-            import ml_dtypes  # noqa: PLC0415 - optional package
+            import ml_dtypes
         except ImportError as error:
             raise missing("ml_dtypes", "dev") from error
         return shaped.astype(ml_dtypes.bfloat16)

@@ -127,7 +127,7 @@ class Checkpoint:
 
     def _open(self, file: str) -> Any:
         try:
-            from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - optional
+            from safetensors import SafetensorError, safe_open
         except ImportError as error:
             raise missing("safetensors", "torch") from error
         if Path(file).name != file:
@@ -206,7 +206,7 @@ class _Writer:
         self._formats: dict[str, Mapping[str, Any]] = {}
 
     def add(self, name: str, q: QuantizedTensor) -> None:
-        import torch  # noqa: PLC0415 - optional package
+        import torch
 
         entry = describe_tensor(q)
         self._formats[q.format.content_hash] = entry["format"]
@@ -252,7 +252,7 @@ class _Writer:
             self._close(kind)
 
     def _close(self, kind: str) -> None:
-        from safetensors.torch import save_file  # noqa: PLC0415 - optional package
+        from safetensors.torch import save_file
 
         if self._open[kind]:
             save_file(self._open[kind], self._folder / self._file(kind))
@@ -288,7 +288,7 @@ def _digest_of_manifest(manifest: Mapping[str, Any]) -> str:
 
 def _digest(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's dtype, shape and bytes."""
-    import torch  # noqa: PLC0415 - optional package
+    import torch
 
     total = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
     total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)

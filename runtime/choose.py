@@ -11,13 +11,13 @@ from .backend import Backend, BackendUnavailable, ReferenceBackend
 
 
 def _c(fmt: Format) -> Backend:
-    from .c_backend import CBackend  # noqa: PLC0415 - back ends load when first used
+    from .c_backend import CBackend
 
     return CBackend(fmt)
 
 
 def _triton(fmt: Format) -> Backend:
-    from .triton_backend import TritonBackend  # noqa: PLC0415 - imports torch and triton
+    from .triton_backend import TritonBackend
 
     return TritonBackend(fmt)
 

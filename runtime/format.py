@@ -42,15 +42,15 @@ class Format(compiled.Format):
             RefusedInput: ``x`` holds a NaN or an infinity and the format's policy is ``error``.
             BackendUnavailable: the named back end is not to be had on this machine.
         """
-        from .quantized import quantize  # noqa: PLC0415 - keeps `import fmtc` light
+        from .quantized import quantize
 
         return quantize(self, x, backend=backend)
 
     def decode_table(self) -> NDArray[np.float32]:
         """The value of every select and code: float32 [2^select bits, 2^code bits]."""
-        import numpy as np  # noqa: PLC0415 - keeps `import fmtc` light
+        import numpy as np
 
-        from ..compiler.view import view_of  # noqa: PLC0415
+        from ..compiler.view import view_of
 
         bits = np.array(view_of(self).decode_bits, np.uint32)
         return bits.view(np.float32).reshape(-1, 1 << self.code_bits)

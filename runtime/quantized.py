@@ -100,7 +100,7 @@ class QuantizedTensor:
             MissingPackage: safetensors is not installed.
         """
         try:
-            from safetensors.numpy import save  # noqa: PLC0415 - optional package
+            from safetensors.numpy import save
         except ImportError as error:
             raise missing("safetensors", "torch") from error
         text = json.dumps(describe_tensor(self), sort_keys=True)
@@ -115,8 +115,8 @@ class QuantizedTensor:
             FileNotFoundError: there is no such file.
         """
         try:
-            from safetensors import SafetensorError  # noqa: PLC0415 - optional package
-            from safetensors.numpy import load  # noqa: PLC0415
+            from safetensors import SafetensorError
+            from safetensors.numpy import load
         except ImportError as error:
             raise missing("safetensors", "torch") from error
         data = Path(path).read_bytes()

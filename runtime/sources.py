@@ -106,7 +106,7 @@ def _read_index(file: Path) -> dict[str, str]:
 
 def _safetensors(path: Path, files: list[Path], companions: tuple[Path, ...] = ()) -> ModelSource:
     try:
-        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - optional package
+        from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise missing("safetensors", "torch") from error
     homes: dict[str, Any] = {}
@@ -130,10 +130,10 @@ def _keys(handle: Any) -> list[str]:
 
 def _gguf(path: Path) -> ModelSource:
     try:
-        import gguf  # noqa: PLC0415 - optional package
+        import gguf
     except ImportError as error:
         raise missing("gguf", "model") from error
-    import torch  # noqa: PLC0415 - optional package
+    import torch
 
     try:
         entries = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}

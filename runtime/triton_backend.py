@@ -55,7 +55,7 @@ def load_module(fmt: Format, interpreted: bool) -> ModuleType:
         ValueError: Triton cannot express the format.
     """
     require()
-    import triton  # noqa: PLC0415 - heavy, and optional
+    import triton
 
     ((filename, text),) = emit(fmt).items()
     mode = "interpreted" if interpreted else "compiled"
@@ -89,7 +89,7 @@ class TritonBackend:
 
     def __init__(self, fmt: Format, device: str | torch.device | None = None) -> None:
         require()
-        import torch  # noqa: PLC0415 - heavy, and optional
+        import torch
 
         fallback = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(fallback if device is None else device)
@@ -119,7 +119,7 @@ class TritonBackend:
 
     def encode_tensor(self, x: torch.Tensor, level: TensorLevel) -> dict[str, torch.Tensor]:
         """Streams of a float32 tensor [rows, n] on the back end's device; no host copy."""
-        import torch  # noqa: PLC0415 - heavy, and optional
+        import torch
 
         table = scale_thresholds(view_of(self._format), level.multiplier)
         thresholds = torch.from_numpy(table).to(x.device)
@@ -157,7 +157,7 @@ class TritonBackend:
         return product
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        import torch  # noqa: PLC0415 - heavy, and optional
+        import torch
 
         writable = array if array.flags.writeable else array.copy()
         return torch.from_numpy(np.ascontiguousarray(writable)).to(self.device)
@@ -190,8 +190,8 @@ def _interpreting() -> Iterator[None]:
     Triton chooses once, at its import, whether its own library is compiled or interpreted.
     Here both live in one process, so the three reductions are replaced for the launch.
     """
-    from triton import language as tl  # noqa: PLC0415 - heavy, and optional
-    from triton.language import standard  # noqa: PLC0415
+    from triton import language as tl
+    from triton.language import standard
 
     def reduction(combine: object) -> Callable[..., Any]:
         return lambda values, axis=None: tl.reduce(values, axis, combine)

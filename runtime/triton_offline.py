@@ -129,9 +129,9 @@ class _Job:
 
 
 def _compile(name: str, job: _Job, module: ModuleType, arch: int, warps: int) -> KernelReport:
-    import triton  # noqa: PLC0415 - heavy, and optional
-    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
-    from triton.compiler import ASTSource  # noqa: PLC0415
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
     kernel = getattr(module, f"{name}_{job.kernel}_kernel")
     names = list(inspect.signature(kernel.fn).parameters)
@@ -173,7 +173,7 @@ def _type_of(argument: str, job: _Job) -> str:
 
 def _resources(cubin: bytes) -> tuple[int, int, int, int]:
     """Registers, stack, shared and local bytes, as the wheel's cuobjdump prints them."""
-    import triton  # noqa: PLC0415 - heavy, and optional
+    import triton
 
     tool = Path(triton.knobs.nvidia.cuobjdump.path)
     with tempfile.TemporaryDirectory() as folder:

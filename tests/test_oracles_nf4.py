@@ -87,10 +87,9 @@ def tie_blocks(count: int = 4000, seed: int = 5) -> F32:
     near = (midpoints() * peaks).astype(np.float32)
     wanted = [np.nextafter(near, np.float32(-np.inf)), near]
     wanted.append(np.nextafter(near, np.float32(np.inf)))
-    values = np.concatenate(
-        [peaks, *wanted, -near[:, :14], -peaks, 0 * peaks, -0.0 * peaks], axis=1
-    )
-    return np.resize(values, (count, BLOCK)) if values.shape[1] != BLOCK else values
+    values = np.concatenate([peaks, *wanted, -near, -peaks, 0 * peaks, -0.0 * peaks], axis=1)
+    assert values.shape == (count, BLOCK)
+    return values
 
 
 @pytest.mark.parametrize("seed", [0, 1])  # seed 0 holds a value that a division would move

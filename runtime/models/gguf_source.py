@@ -95,7 +95,7 @@ def load_gguf_model(path: str | Path, progress: Progress | None = None) -> Loade
         BadModelFileError: it is not GGUF, is cut short, or lacks a field or tensor.
         UnsupportedModelError: another architecture, tokenizer, rotary scaling or extra tensor.
     """
-    import gguf  # noqa: PLC0415 - an extra
+    import gguf
 
     path = Path(path)
     if not path.is_file():
@@ -148,8 +148,8 @@ def _state(
     path: Path, tensors: list[Any], fields: _Fields, progress: Progress | None
 ) -> dict[str, torch.Tensor]:
     """Return all weights by transformers' names, float32, rows of q and k put back in order."""
-    import torch  # noqa: PLC0415 - an extra
-    from gguf.quants import dequantize  # noqa: PLC0415 - an extra
+    import torch
+    from gguf.quants import dequantize
 
     heads = {
         "q_proj": fields.need("llama.attention.head_count"),
@@ -183,8 +183,8 @@ def _undo_rope_order(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _model(path: Path, fields: _Fields, state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    import torch  # noqa: PLC0415 - an extra
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - an extra
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     tied = "lm_head.weight" not in state
     config = LlamaConfig(
@@ -221,14 +221,14 @@ def _model(path: Path, fields: _Fields, state: dict[str, torch.Tensor]) -> torch
 
 def _tokenizer(fields: _Fields) -> Any:
     """Return the byte-level BPE tokenizer; "smollm" splits digits singly before the bytes."""
-    from tokenizers import (  # noqa: PLC0415 - an extra
+    from tokenizers import (
         AddedToken,
         Tokenizer,
         decoders,
         models,
         pre_tokenizers,
     )
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - an extra
+    from transformers import PreTrainedTokenizerFast
 
     tokens: list[str] = fields.need("tokenizer.ggml.tokens")
     merges = [tuple(m.split(" ", 1)) for m in fields.need("tokenizer.ggml.merges")]

@@ -83,7 +83,7 @@ def perplexity(
     Raises:
         ValueError: a context below 2, tokens of another rank, or fewer than two of them.
     """
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     if context < 2:
         raise ValueError(f"a context of {context} predicts nothing; at least 2 is needed")
@@ -110,7 +110,7 @@ def perplexity(
 
 
 def _window_nll(model: torch.nn.Module, window: torch.Tensor) -> float:
-    from torch.nn.functional import cross_entropy  # noqa: PLC0415 - torch is an extra
+    from torch.nn.functional import cross_entropy
 
     logits = model(input_ids=window[None], use_cache=False).logits[0, :-1].float()
     return float(cross_entropy(logits, window[1:], reduction="none").double().mean())

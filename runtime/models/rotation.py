@@ -50,7 +50,7 @@ def massive_channels(
     Raises:
         UnsupportedModelError: a model that `rotate` does not take.
     """
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     _refuse_other_kinds(model)
     body: Any = model.model
@@ -106,7 +106,7 @@ def rotate(
         UnsupportedModelError: another kind of model.
         ValueError: a channel to keep that the model has not.
     """
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     _refuse_other_kinds(model)
     rng = np.random.default_rng(seed)
@@ -128,7 +128,7 @@ def _refuse_other_kinds(model: torch.nn.Module) -> None:
 def _rotate_in_place(
     model: Any, rng: np.random.Generator, keep: Sequence[int], progress: Progress | None
 ) -> None:
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     _untie(model)
     embedding = model.model.embed_tokens.weight
@@ -163,7 +163,7 @@ def _residual_rotation(
 
 def _untie(model: Any) -> None:
     """Give the output head a weight of its own, as head and embedding no longer turn alike."""
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     shared = model.model.embed_tokens.weight
     if model.lm_head.weight is shared:
@@ -194,7 +194,7 @@ def _turn_value_heads(
 
     Query heads share key-value heads in runs: query head i reads key-value head i // share.
     """
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     kv_heads = v.out_features // head_dim
     share = o.in_features // v.out_features

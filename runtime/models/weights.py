@@ -48,7 +48,7 @@ def set_linear_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tenso
 
 
 def _linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear]]:
-    import torch  # noqa: PLC0415 - torch is an extra
+    import torch
 
     find_head = getattr(model, "get_output_embeddings", None)
     head = find_head() if callable(find_head) else None

@@ -108,7 +108,7 @@ def _backend_plan(fmt: Format, name: str, cases: int) -> Iterator[Check]:
 
 
 def _rtl(fmt: Format) -> int:
-    from ..simulate import lint, simulate  # noqa: PLC0415 - starts outside tools
+    from ..simulate import lint, simulate
 
     for result in lint(fmt).results:
         if not result.clean:
@@ -121,7 +121,7 @@ def _rtl(fmt: Format) -> int:
 
 
 def _offline(fmt: Format) -> int:
-    from ..triton_offline import compile_offline  # noqa: PLC0415 - imports triton
+    from ..triton_offline import compile_offline
 
     reports = [report for arch in ARCHITECTURES for report in compile_offline(fmt, arch)]
     for report in reports:
