@@ -3,48 +3,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import fmtc
 import pytest
-from click.testing import CliRunner, Result
+from commands import GOOD, SHIPPED, run, shell
 from fmtc import codegen
 from fmtc.cli import BACKENDS, TARGETS, cli
 from fmtc.runtime.choose import BACKENDS as RUNTIME_BACKENDS
 
-SHIPPED = Path(fmtc.__file__).parent / "formats"
-GOOD = 'format mine "My own" {\n  block 16\n  grid  e2m1\n  scale e4m3 { rule absmax }\n}\n'
 UNTIDY = "# kept\nformat mine { block 16 grid e2m1 # beside\n scale e4m3 { rule absmax } }\n"
-
-
-def run(*arguments: str | Path) -> Result:
-    result = CliRunner().invoke(cli, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line.replace("fmtc ", f"{sys.executable} -m fmtc ")],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=120,
-        check=False,
-        env={**os.environ, **environment},
-        cwd=SHIPPED.parent.parent,
-    )
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    file = tmp_path / "mine.fmt"
-    file.write_text(GOOD)
-    return file
 
 
 def test_the_vocabularies_of_the_command_line_are_those_of_the_package() -> None:
