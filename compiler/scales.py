@@ -223,6 +223,14 @@ def _zero_block(scale: Scale, knobs: Settings, report: Report) -> int | None:
             expected="zero or a positive value of the scale word",
             hint=_nearest_scale(number, value),
         )
+    elif scale.shift and value / Fraction(2) ** scale.shift > FP32_MAX:
+        report.add(
+            "E0407",
+            f"the scale of an all-zero block, shifted by {-scale.shift}, is past fp32",
+            expr.span,
+            hint="take a smaller 'zero_block', or leave it out",
+        )
+        return None
     return code
 
 
