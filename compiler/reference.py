@@ -270,13 +270,14 @@ def _fp32_scale(view: View, grid: GridView, positive_max: F32, negative_max: F32
     """Absmax / endpoint, one correctly rounded binary32 division; saturates, never Inf."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wanted = positive_max / np.float32(float(grid.positive_divisor))
+        counted = positive_max
         if grid.negative_divisor:
+            counted = np.maximum(positive_max, negative_max)
             wanted = np.maximum(wanted, negative_max / np.float32(float(grid.negative_divisor)))
     wanted = np.minimum(wanted, np.finfo(np.float32).max)
     least = np.float32(fp32_from_bits(view.scale.minimum_bits))
     zero = np.float32(fp32_from_bits(view.scale.zero_bits))
-    empty = np.maximum(positive_max, negative_max) == 0
-    return np.where(empty, zero, np.maximum(wanted, least)).astype(np.float32)
+    return np.where(counted == 0, zero, np.maximum(wanted, least)).astype(np.float32)
 
 
 def _element_ranks(view: View, grid: GridView, x: F32, scales: F32) -> U8:

@@ -195,3 +195,13 @@ def test_the_nearest_grid_value_is_chosen_by_hand_calculation() -> None:
     found = decode(fmt, encode(fmt, x, TensorLevel()), 8, TensorLevel())
     assert found.tolist() == [[6, 0, 1, 1, -2, 2, -4, 4]]
     assert view_of(fmt).grids[0].midpoints[-1] == Fraction(5)
+
+
+def test_a_block_with_nothing_that_the_grid_can_hold_is_stored_like_one_of_zeros() -> None:
+    fmt = compile_text(
+        "format one { block 4  grid ue2m2  scale fp32 { rule absmax  zero_block 2 } }"
+    )
+    x = np.array([[-3.5, -1.0, -0.0, 0.0, -1.0, 2.0, 0.0, 0.0]], np.float32)
+    assert checks.compare_with_oracle(fmt, x, TensorLevel()) == x.size
+    words = encode(fmt, x, TensorLevel())["scales"].view(np.float32)
+    assert words.tolist() == [[2.0, float(np.float32(2) / np.float32(7))]]
