@@ -48,7 +48,7 @@ ADHOC = {
     "quotient": f"""block 20  grid c = codebook 4 {{ {NF4ISH} }}  grid e2m1  scale fp32
         compare fp32_quotient  tie up  select 1 bit at scale.sign {{ 0: c, 1: e2m1 }}""",
     "quotient8": "block 16  grid e4m3  scale e4m3  compare fp32_quotient  nan propagate",
-    "one_sided": "block 7  grid ue2m2  scale fp32 { rule absmax  zero_block 2 }",
+    "one_sided_fp32": "block 7  grid ue2m2  scale fp32 { rule absmax  zero_block 2 }",
     "reciprocal": "block 16  grid e2m1  scale s1e5m5 { rule argmax }  compare fp32_reciprocal",
     "seven_bits": "block 16  host hif7  grid hif7  scale s1e5m5 { rule argmax  shift auto }",
     "no_zero": """block 16  grid c = codebook 2 { -3, -1, 1, 3 }

@@ -74,7 +74,7 @@ ADHOC = {
     "zero_midpoint": "block 16  grid c = codebook 2 { -3, -1, 1, 3 }  scale e8m0  tie up",
     "zero_midpoint_down": "block 16  grid c = codebook 2 { -3, -1, 1, 3 }  scale e8m0  tie down",
     "quotient8": "block 16  grid e4m3  scale e4m3  compare fp32_quotient  nan propagate",
-    "one_sided": "block 7  grid ue2m2  scale fp32 { rule absmax  zero_block 2 }",
+    "one_sided_fp32": "block 7  grid ue2m2  scale fp32 { rule absmax  zero_block 2 }",
     "reciprocal": "block 16  grid e2m1  scale s1e5m5 { rule argmax }  compare fp32_reciprocal",
     "quotient_pair": f"""block 20  grid c = codebook 4 {{ {NF4ISH} }}  grid e2m1  scale fp32
         compare fp32_quotient  tie up  select 1 bit at scale.sign {{ 0: c, 1: e2m1 }}""",
