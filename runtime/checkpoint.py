@@ -255,7 +255,11 @@ class _Writer:
         from safetensors.torch import save_file
 
         if self._open[kind]:
-            save_file(self._open[kind], self._folder / self._file(kind))
+            file = self._folder / self._file(kind)
+            file.touch()
+            mode = file.stat().st_mode
+            save_file(self._open[kind], file)
+            file.chmod(mode)  # safetensors makes files that only their owner may read
             self._open[kind] = {}
             self._count[kind] += 1
 

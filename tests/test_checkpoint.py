@@ -376,3 +376,9 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CorruptFile, match="is no fmtc checkpoint"):
             read_checkpoint(path)
+
+
+def test_whoever_may_read_the_manifest_may_read_the_weights(model: Path, tmp_path: Path) -> None:
+    quantized(model, tmp_path / "out")
+    modes = {p.suffix: p.stat().st_mode for p in (tmp_path / "out").iterdir()}
+    assert modes[".safetensors"] == modes[".json"]

@@ -121,9 +121,12 @@ def _rtl(fmt: Format) -> int:
 
 
 def _offline(fmt: Format) -> int:
-    from ..triton_offline import compile_offline
+    from ..triton_offline import OfflineCompileError, compile_offline
 
-    reports = [report for arch in ARCHITECTURES for report in compile_offline(fmt, arch)]
+    try:
+        reports = [report for arch in ARCHITECTURES for report in compile_offline(fmt, arch)]
+    except OfflineCompileError as error:
+        raise checks.Mismatch(str(error)) from error
     for report in reports:
         if report.spills:
             raise checks.Mismatch(
