@@ -19,7 +19,10 @@ def _c(fmt: Format) -> Backend:
 def _triton(fmt: Format) -> Backend:
     from .triton_backend import TritonBackend
 
-    return TritonBackend(fmt)
+    try:
+        return TritonBackend(fmt)
+    except ValueError as reason:  # a format that Triton cannot express
+        raise BackendUnavailable(str(reason)) from reason
 
 
 #: Name -> how to get it. ``reference`` is the arbiter of all others.

@@ -127,6 +127,8 @@ def _offline(fmt: Format) -> int:
         reports = [report for arch in ARCHITECTURES for report in compile_offline(fmt, arch)]
     except OfflineCompileError as error:
         raise checks.Mismatch(str(error)) from error
+    except ValueError as reason:  # a format that Triton cannot express
+        raise BackendUnavailable(str(reason)) from reason
     for report in reports:
         if report.spills:
             raise checks.Mismatch(
