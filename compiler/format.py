@@ -16,7 +16,7 @@ from .floats import SmallFloat
 from .hosts import Hosting, find_hosting
 
 #: Enters every content hash: a change of meaning of the same text changes the hash.
-SEMANTICS_VERSION = 1
+SEMANTICS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Grid:
     atom: str
     values: tuple[Fraction | None, ...]
     negative_zero: int | None = None
+    #: How frozen values were learned: the recipe's settings, in order. It decides no bit.
+    recipe: tuple[tuple[str, str], ...] = ()
 
     @property
     def numbers(self) -> tuple[Fraction, ...]:
@@ -96,13 +98,29 @@ class Scale:
     """How a block's scale is chosen, rounded and stored.
 
     Attributes:
-        rule: ``absmax``, ``argmax`` (signed: the largest element decodes to the endpoint)
-            or ``floor_log2`` (OCP MX 1.0, section 6.3).
+        rule: ``absmax``, ``argmax`` (signed: the largest element decodes to the endpoint),
+            ``range`` (max - min, for a format with a zero point or a minimum), or the rules of
+            power-of-two scales: ``floor_log2`` (OCP MX 1.0, section 6.3), ``ceil_log2``,
+            ``even_log2`` (torchao's EVEN) and ``round_log2``.
         rounding: ``even``, ``up`` or ``down``, from the real scale to a stored one.
-        tensor: ``none``, or ``fp32`` for a second level amax / (t * largest scale).
+        tensor: ``none``, or ``fp32`` for a second level amax / (t * aim) per tensor, or
+            ``rows`` for one per row.
         shift: 0, or a fixed power of two, or None for one chosen per tensor (SOP's F_layer).
         minimum: the least scale of a block that is not all zero.
         zero_block: the magnitude code stored for an all-zero block.
+        underflow: ``minimum``: a block too small for the least scale takes the least scale;
+            ``zero_block``: one whose scale rounds to zero takes the all-zero block's.
+        targets: grid values that the largest element may be scaled to, tried in order; empty:
+            the grid's ends.
+        search: how many stored scales above and below the rule's are tried as well.
+        both_signs: a signed scale is tried with either sign.
+        codes: ``stored``: elements are rounded under the stored scale; ``wanted``: under the
+            fp32 scale before it was stored.
+        aim: the scale that the tensor's largest block gets under a second level; None: the
+            word's largest.
+        stored: the nameless format that fp32 scales are stored in, or None.
+        flat: ``stored`` sees all scales of the tensor as one row.
+        center: the tensor's mean scale is subtracted before they are ``stored``.
     """
 
     word: ScaleWord
@@ -112,6 +130,71 @@ class Scale:
     shift: int | None
     minimum: Fraction
     zero_block: int
+    underflow: str = "minimum"
+    targets: tuple[Fraction, ...] = ()
+    search: int = 0
+    both_signs: bool = False
+    codes: str = "stored"
+    aim: Fraction | None = None
+    stored: Format | None = None
+    flat: bool = False
+    center: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """Where a block's zero lies: an integer zero point, or a minimum that is added.
+
+    ``point``: value = (grid - z) * s with an integer z of ``bits`` bits that is a grid value.
+    ``minimum``: value = grid * s + m, with m stored as ``word`` or in the format ``stored``
+    (negated where ``negated``, as GGUF's K-quants have it).
+    """
+
+    kind: str
+    bits: int = 0
+    word: ScaleWord | None = None
+    stored: Format | None = None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A sparse stream beside the dense codes, of 16-bit indices and small values.
+
+    ``opq``: elements above ``threshold`` block standard deviations are kept and taken out
+    before the block is encoded. ``wr``: the ``fraction`` of elements with the largest (weighted)
+    error get their residual stored (SOP, section on corrections).
+    """
+
+    kind: str
+    value: ScaleWord
+    segment: int = 65536
+    quantile: Fraction | None = None
+    threshold: Fraction | None = None
+    fraction: Fraction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordField:
+    """Bits ``low`` to ``low + bits - 1`` of every item of a stream, in a record.
+
+    ``order``: ``low_first``, ``high_first``, ``halves`` (in runs of ``run`` items, byte j holds
+    items j and j + run/2) or ``k_quants`` (llama.cpp's 6-bit scales and minima).
+    """
+
+    stream: str
+    bits: int
+    low: int
+    order: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An interleaved layout: ``elements`` of a row and all their words, field after field."""
+
+    elements: int
+    fields: tuple[RecordField, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +220,19 @@ class Policies:
     nan: str = "error"
     inf: str = "error"
     negative_zero: str = "keep"
+    #: Of a rounded quotient y: RNE32(y + offset) is truncated (llama.cpp); None: y is rounded.
+    offset: Fraction | None = None
+    #: What a choice between grids or scales sums: ``squared`` or ``weighted`` squared error.
+    error: str = "squared"
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One run of packed bit fields per row: ``bits`` for every element or every block.
+
+    A "row" of block words is a row of blocks: of [rows, n] elements under ``extent row`` one
+    word a row, under ``extent tensor`` one in all, in tiles of r rows one row of words for r
+    rows of elements.
 
     ``order`` is ``low_first`` (field i begins at bit i*bits of a little-endian stream) or
     ``high_first`` (the same counted from each byte's top bit). A row starts on a byte.
@@ -172,6 +263,15 @@ class Format:
     select: Select
     policies: Policies
     order: str
+    #: What shares a scale: ``block``, ``row`` or ``tensor``. ``block`` is then not used.
+    extent: str = "block"
+    #: Rows of a two-dimensional tile of tile x block elements.
+    tile: int = 1
+    zero: Zero | None = None
+    sides: tuple[Side, ...] = ()
+    record: Record | None = None
+    #: SOP's promotion suffix (``knap0.10``): a plan for a whole model; it decides no bit.
+    promotion: str = ""
     #: The canonical .fmt text that compiles to this value again.
     source: str = field(repr=False, default="")
 

@@ -109,16 +109,17 @@ class Cite:
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """``kind [bits] [{ values } | { settings }]``: a way to make a grid.
+    """``kind [bits] [{ values } | { settings }] [learned { recipe }]``: a way to make a grid.
 
-    ``codebook 4 { -1, 0, 1 }`` has values, ``float e3m3 { bias 3 }`` would have
-    settings, ``e2m1`` has neither.
+    ``codebook 4 { -1, 0, 1 }`` has values, ``e3m3 { bias 3 }`` and ``other { times 2 }`` have
+    settings, ``e2m1`` has neither. ``recipe`` says how frozen values were learned.
     """
 
     kind: Word
     bits: Number | None = None
     values: tuple[Expr, ...] | None = None
     settings: tuple[Setting, ...] | None = None
+    recipe: tuple[Setting, ...] | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
@@ -133,10 +134,41 @@ class GridDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """``{ clauses }`` after ``as``: the nameless format that scales or minima are stored in."""
+
+    clauses: tuple[Clause, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    footer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ScaleDecl:
-    """``scale word { settings }``; ``settings`` is None where there are no braces."""
+    """``scale word { settings } as { ... }``; ``settings`` is None where there are no braces."""
 
     word: Word
+    settings: tuple[Setting, ...] | None = None
+    stored: Body | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    comments: Comments = Comments()
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroDecl:
+    """``zero point { settings }`` or ``zero minimum { settings } as { ... }``."""
+
+    kind: Word
+    settings: tuple[Setting, ...] | None = None
+    stored: Body | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    comments: Comments = Comments()
+
+
+@dataclass(frozen=True, slots=True)
+class SideDecl:
+    """``side opq { settings }``: a sparse stream beside the dense codes."""
+
+    kind: Word
     settings: tuple[Setting, ...] | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
@@ -162,16 +194,59 @@ class SelectDecl:
     comments: Comments = Comments()
 
 
-Clause = Setting | Cite | GridDecl | ScaleDecl | SelectDecl
+@dataclass(frozen=True, slots=True)
+class RecordField:
+    """``stream { settings }`` inside a record; ``stream`` may be dotted (``scales.codes``)."""
+
+    stream: Word
+    settings: tuple[Setting, ...] | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDecl:
+    """``record N { field, ... }``: N elements of a row and their words stand together."""
+
+    elements: Number
+    fields: tuple[RecordField, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    comments: Comments = Comments()
+
+
+Clause = Setting | Cite | GridDecl | ScaleDecl | ZeroDecl | SelectDecl | SideDecl | RecordDecl
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """``import "nf4"``: the atoms of a shipped file, or of ``"near/by.fmt"``."""
+
+    source: Text
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    comments: Comments = Comments()
+
+
+@dataclass(frozen=True, slots=True)
+class AtomDecl:
+    """``atom name "title" = atom``: a named grid that formats of this file, or importers, use."""
+
+    name: Word
+    title: Text | None
+    atom: Atom
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    comments: Comments = Comments()
 
 
 @dataclass(frozen=True, slots=True)
 class FormatDecl:
-    """``format name "title" { clauses }``; ``footer`` are comments before the closing brace."""
+    """``format name "title" extends "base" { clauses }``.
+
+    ``footer`` are comments before the closing brace.
+    """
 
     name: Word
     title: Text | None
     clauses: tuple[Clause, ...]
+    base: Text | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     comments: Comments = Comments()
     footer: tuple[str, ...] = ()
@@ -179,7 +254,12 @@ class FormatDecl:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A whole .fmt file; ``footer`` are comments after its last declaration."""
+    """A whole .fmt file; ``footer`` are comments after its last declaration.
+
+    Imports and atoms stand before, between or after the formats; printing puts them first.
+    """
 
     formats: tuple[FormatDecl, ...]
+    imports: tuple[Import, ...] = ()
+    atoms: tuple[AtomDecl, ...] = ()
     footer: tuple[str, ...] = ()

@@ -10,7 +10,9 @@ from lark import Token, Transformer, v_args
 from .ast import (
     Arm,
     Atom,
+    AtomDecl,
     Binary,
+    Body,
     Call,
     Cite,
     Clause,
@@ -18,14 +20,19 @@ from .ast import (
     File,
     FormatDecl,
     GridDecl,
+    Import,
     Negate,
     Number,
+    RecordDecl,
+    RecordField,
     ScaleDecl,
     SelectDecl,
     Setting,
+    SideDecl,
     Span,
     Text,
     Word,
+    ZeroDecl,
 )
 from .cursor import span_of
 
@@ -53,11 +60,26 @@ class TreeBuilder(Transformer[Token, File]):
     def FUNCTION(self, token: Token) -> Word:
         return Word(str(token), span_of(token))
 
-    def file(self, _meta: Meta, *formats: FormatDecl) -> File:
-        return File(formats)
+    def file(self, _meta: Meta, *declarations: FormatDecl | Import | AtomDecl) -> File:
+        return File(
+            tuple(d for d in declarations if isinstance(d, FormatDecl)),
+            tuple(d for d in declarations if isinstance(d, Import)),
+            tuple(d for d in declarations if isinstance(d, AtomDecl)),
+        )
 
-    def format(self, meta: Meta, name: Word, title: Text | None, *clauses: Clause) -> FormatDecl:
-        return FormatDecl(name, title, clauses, _span(meta))
+    def import_(self, meta: Meta, source: Text) -> Import:
+        return Import(source, _span(meta))
+
+    def atom_decl(self, meta: Meta, name: Word, title: Text | None, atom: Atom) -> AtomDecl:
+        return AtomDecl(name, title, atom, _span(meta))
+
+    def format(
+        self, meta: Meta, name: Word, title: Text | None, base: Text | None, *clauses: Clause
+    ) -> FormatDecl:
+        return FormatDecl(name, title, clauses, base, _span(meta))
+
+    def body(self, meta: Meta, *clauses: Clause) -> Body:
+        return Body(clauses, _span(meta))
 
     def cite(self, meta: Meta, source: Text) -> Cite:
         return Cite(source, _span(meta))
@@ -66,8 +88,32 @@ class TreeBuilder(Transformer[Token, File]):
         short = Atom(Word(name.text, name.span), span=name.span)
         return GridDecl(name, atom or short, _span(meta))
 
-    def scale(self, meta: Meta, word: Word, settings: tuple[Setting, ...] | None) -> ScaleDecl:
-        return ScaleDecl(word, settings, _span(meta))
+    def scale(
+        self, meta: Meta, word: Word, settings: tuple[Setting, ...] | None, stored: Body | None
+    ) -> ScaleDecl:
+        return ScaleDecl(word, settings, stored, _span(meta))
+
+    def zero(
+        self, meta: Meta, kind: Word, settings: tuple[Setting, ...] | None, stored: Body | None
+    ) -> ZeroDecl:
+        return ZeroDecl(kind, settings, stored, _span(meta))
+
+    def side(self, meta: Meta, kind: Word, settings: tuple[Setting, ...] | None) -> SideDecl:
+        return SideDecl(kind, settings, _span(meta))
+
+    def record(self, meta: Meta, elements: Number, fields: tuple[RecordField, ...]) -> RecordDecl:
+        return RecordDecl(elements, fields, _span(meta))
+
+    def fields(self, _meta: Meta, *fields: RecordField) -> tuple[RecordField, ...]:
+        return fields
+
+    def field(
+        self, meta: Meta, stream: Word, settings: tuple[Setting, ...] | None
+    ) -> RecordField:
+        return RecordField(stream, settings, _span(meta))
+
+    def dotted(self, meta: Meta, *names: Word) -> Word:
+        return Word(".".join(name.text for name in names), _span(meta))
 
     def select(self, meta: Meta, bits: Number, place: Word, arms: tuple[Arm, ...]) -> SelectDecl:
         return SelectDecl(bits, place, arms, _span(meta))
@@ -81,10 +127,11 @@ class TreeBuilder(Transformer[Token, File]):
         kind: Word,
         bits: Number | None,
         body: list[Expr] | tuple[Setting, ...] | None,
+        recipe: tuple[Setting, ...] | None,
     ) -> Atom:
         if isinstance(body, list):
-            return Atom(kind, bits, values=tuple(body), span=_span(meta))
-        return Atom(kind, bits, settings=body, span=_span(meta))
+            return Atom(kind, bits, values=tuple(body), recipe=recipe, span=_span(meta))
+        return Atom(kind, bits, settings=body, recipe=recipe, span=_span(meta))
 
     def values(self, _meta: Meta, *values: Expr) -> list[Expr]:
         return list(values)
