@@ -28,7 +28,9 @@ _ALSO_CALLED = {"fp4": "e2m1", "fp6": "e2m3", "fp8": "e4m3"}
 _COMMON_FLOATS = ("e2m1", "e1m2", "e3m0", "e2m3", "e3m2", "e4m3", "e5m2", "e2m2", "e3m3")
 
 
-def resolve_grid(declaration: GridDecl, host: str, report: Report) -> Grid | None:
+def resolve_grid(
+    declaration: GridDecl, host: str, report: Report, known: object = None
+) -> Grid | None:
     """The exact grid of a declaration, or None after noting its faults."""
     atom = declaration.atom
     name = declaration.name.text

@@ -41,8 +41,8 @@ def evaluate(expr: Expr) -> Fraction:
     """The exact value of a .fmt expression.
 
     Raises:
-        EvaluationError: division by zero, an exponent that is not a small integer,
-            or a function that this version does not know.
+        EvaluationError: division by zero, an exponent that is not a small integer, or a closed
+            form, which ``closed_forms`` evaluates where a codebook lists its values.
     """
     match expr:
         case Number():
@@ -50,16 +50,21 @@ def evaluate(expr: Expr) -> Fraction:
         case Negate(operand):
             return -evaluate(operand)
         case Binary(op, left, right):
-            return _combine(op, evaluate(left), evaluate(right), right.span)
+            return combine(op, evaluate(left), evaluate(right), right.span)
         case Call(function):
             raise EvaluationError(
-                f"no function is called '{function.text}'",
+                f"'{function.text}(...)' is not evaluated here",
                 function.span,
-                "write the values out: this version evaluates + - * / ^ only",
+                "write the number out: closed forms stand among the values of a codebook",
             )
 
 
-def _combine(op: str, left: Fraction, right: Fraction, span: Span) -> Fraction:
+def combine(op: str, left: Fraction, right: Fraction, span: Span) -> Fraction:
+    """``left op right`` for one of ``+ - * / ^``, exactly.
+
+    Raises:
+        EvaluationError: at ``span``, where there is no exact value or one far too large.
+    """
     if op == "^":
         return _power(left, right, span)
     if op == "/":

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
+
+from .exact import floor_log2
 
 #: What the all-ones exponent means. ``finite``: ordinary numbers; ``nan``: ordinary, but the
 #: all-ones code is NaN (OCP's E4M3); ``ieee``: infinities and NaNs; ``reserved``: not used.
@@ -92,6 +95,20 @@ class SmallFloat:
     def smallest_normal(self) -> Fraction:
         """The least value with a full significand."""
         return Fraction(2) ** ((1 if self.subnormals else 0) - self.bias)
+
+    def nearest(self, value: Fraction) -> Fraction:
+        """The finite value nearest to ``value``, the lower one on a tie; saturating.
+
+        For floats that have a zero: all but E8M0.
+        """
+        if not self.signed and value < 0:
+            return Fraction(0)
+        if abs(value) >= self.largest:
+            return self.largest if value > 0 else -self.largest
+        binade = floor_log2(self.smallest_normal) if value == 0 else floor_log2(abs(value))
+        ulp = Fraction(2) ** (max(binade, floor_log2(self.smallest_normal)) - self.mantissa)
+        low = floor(value / ulp) * ulp
+        return low if value - low <= low + ulp - value else low + ulp
 
     @property
     def nan_code(self) -> int | None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from functools import cached_property
 
 from .floats import SmallFloat
 from .hosts import Hosting, find_hosting
+
+#: Widest exponent and mantissa of a scale word that kernels decode by a table.
+DIRECT_BITS = 12
 
 #: Enters every content hash: a change of meaning of the same text changes the hash.
 SEMANTICS_VERSION = 2
@@ -113,7 +117,7 @@ class Scale:
         targets: grid values that the largest element may be scaled to, tried in order; empty:
             the grid's ends.
         search: how many stored scales above and below the rule's are tried as well.
-        both_signs: a signed scale is tried with either sign.
+        both_signs: the scale is tried with either sign: the grid and its mirror image.
         codes: ``stored``: elements are rounded under the stored scale; ``wanted``: under the
             fp32 scale before it was stored.
         aim: the scale that the tensor's largest block gets under a second level; None: the
@@ -147,7 +151,8 @@ class Zero:
 
     ``point``: value = (grid - z) * s with an integer z of ``bits`` bits that is a grid value.
     ``minimum``: value = grid * s + m, with m stored as ``word`` or in the format ``stored``
-    (negated where ``negated``, as GGUF's K-quants have it).
+    (negated where ``negated``, as GGUF's K-quants have it; ``flat`` and ``center`` as in
+    ``Scale``).
     """
 
     kind: str
@@ -155,6 +160,8 @@ class Zero:
     word: ScaleWord | None = None
     stored: Format | None = None
     negated: bool = False
+    flat: bool = False
+    center: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,14 @@ class Side:
     quantile: Fraction | None = None
     threshold: Fraction | None = None
     fraction: Fraction | None = None
+
+    def bpw(self) -> Fraction:
+        """Bits per weight: of ``wr`` what is stored, of ``opq`` what Gaussian blocks need."""
+        share = self.fraction
+        if share is None:
+            outside = math.erfc(float(self.threshold or 0) / math.sqrt(2))
+            share = Fraction(outside).limit_denominator(10**9)
+        return share * (16 + self.value.container) + Fraction(32, self.segment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +287,9 @@ class Format:
     record: Record | None = None
     #: SOP's promotion suffix (``knap0.10``): a plan for a whole model; it decides no bit.
     promotion: str = ""
+    #: When to use it, and a published figure that it is checked against, each in a line.
+    use: str = ""
+    check: str = ""
     #: The canonical .fmt text that compiles to this value again.
     source: str = field(repr=False, default="")
 
@@ -282,21 +300,78 @@ class Format:
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
-        """The packed streams of a tensor, in file order."""
-        streams = [
-            Stream("codes", self.code_bits, "element", self.order),
-            Stream("scales", self.scale.word.container, "block", "low_first"),
-        ]
+        """The packed streams of a tensor that hold one word each, in file order.
+
+        Scales or minima that are stored in a format of their own have that format's streams.
+        """
+        streams = [Stream("codes", self.code_bits, "element", self.order)]
+        if self.scale.stored is None:
+            streams.append(Stream("scales", self.scale.word.container, "block", "low_first"))
+        if self.zero is not None and self.zero.stored is None:
+            word = self.zero.word
+            bits = self.zero.bits if word is None else word.container
+            streams.append(Stream("zeros", bits, "block", "low_first"))
         if self.select.place == "field":
             streams.append(Stream("select", self.select.bits, "block", "low_first"))
         return tuple(streams)
 
     @cached_property
     def exact_bpw(self) -> Fraction:
-        """Stored bits per weight of a long row, everything counted."""
-        return sum(
-            (Fraction(s.bits, 1 if s.per == "element" else self.block) for s in self.streams),
-            Fraction(0),
+        """Stored bits per weight of a long row of a large tensor, everything counted."""
+        if self.record is not None:
+            total = sum(-(-f.bits * self._items(f) // 8) * 8 for f in self.record.fields)
+            dense = Fraction(total, self.record.elements)
+        else:
+            dense = sum((s.bits * self._share(s.per) for s in self.streams), Fraction(0))
+            inner = [self.scale.stored, self.zero.stored if self.zero else None]
+            dense += sum((f.exact_bpw * self._share("block") for f in inner if f), Fraction(0))
+        return dense + sum((side.bpw() for side in self.sides), Fraction(0))
+
+    def _share(self, per: str) -> Fraction:
+        """Of one item ``per`` element or block: how many there are for an element."""
+        if per == "element":
+            return Fraction(1)
+        return Fraction(1, self.block * self.tile) if self.extent == "block" else Fraction(0)
+
+    def _items(self, field: RecordField) -> int:
+        """Items of a record's field."""
+        if self.record is None:
+            return 0
+        outer, _, inner = field.stream.partition(".")
+        if outer == "codes":
+            return self.record.elements
+        blocks = self.record.elements // self.block
+        stored = self.scale.stored if outer == "scales" else self.zero and self.zero.stored
+        if stored and inner in ("scales", "zeros", "select"):
+            return blocks // stored.block
+        return blocks
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a kernel alone encodes it.
+
+        Every block of a row has a scale word of its own, chosen by rule, and nothing stands
+        beside or around the streams.
+        """
+        scale = self.scale
+        direct = scale.word.number.magnitude_bits <= DIRECT_BITS or scale.word.container == 32
+        plain_scale = (
+            direct
+            and scale.stored is None
+            and scale.codes == "stored"
+            and scale.tensor in ("none", "fp32")
+            and len(scale.targets) <= 1
+            and scale.search == 0
+            and not scale.both_signs
+        )
+        return (
+            plain_scale
+            and self.extent == "block"
+            and self.tile == 1
+            and self.zero is None
+            and self.policies.error == "squared"
+            and not self.sides
+            and self.record is None
         )
 
     @property
@@ -320,11 +395,12 @@ class Format:
 
     def semantics(self) -> dict[str, object]:
         """Everything that decides a bit of the output, as plain JSON values."""
-        number = self.scale.word.number
         return {
             "version": SEMANTICS_VERSION,
             "name": self.name,
             "block": self.block,
+            "extent": self.extent,
+            "tile": self.tile,
             "host": self.host,
             "grids": [
                 {
@@ -334,35 +410,13 @@ class Format:
                 }
                 for grid in self.grids
             ],
-            "scale": {
-                "container": self.scale.word.container,
-                "exponent": number.exponent,
-                "mantissa": number.mantissa,
-                "signed": number.signed,
-                "bias": number.bias,
-                "top": number.top,
-                "subnormals": number.subnormals,
-                "rule": self.scale.rule,
-                "round": self.scale.rounding,
-                "tensor": self.scale.tensor,
-                "shift": self.scale.shift,
-                "min": str(self.scale.minimum),
-                "zero_block": self.scale.zero_block,
-            },
-            "select": {
-                "bits": self.select.bits,
-                "place": self.select.place,
-                "positions": list(self.select.positions),
-            },
-            "policies": {
-                "tie": self.policies.tie,
-                "compare": self.policies.compare,
-                "overflow": self.policies.overflow,
-                "nan": self.policies.nan,
-                "inf": self.policies.inf,
-                "negative_zero": self.policies.negative_zero,
-            },
+            "scale": _plain(self.scale),
+            "zero": _plain(self.zero),
+            "select": _plain(self.select),
+            "policies": _plain(self.policies),
             "order": self.order,
+            "sides": _plain(self.sides),
+            "record": _plain(self.record),
         }
 
     def __eq__(self, other: object) -> bool:
@@ -370,3 +424,17 @@ class Format:
 
     def __hash__(self) -> int:
         return hash(self.content_hash)
+
+
+def _plain(value: object) -> object:
+    """A value of this module as JSON values. Names of words decide no bit and are left out."""
+    if isinstance(value, Format):
+        return value.semantics()
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        named = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {k: v for k, v in named.items() if not (k == "name" and "container" in named)}
+    return value

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .exact import is_fp32
+from .exact import FP32_MAX, is_fp32, round_fp32
+from .floats import named_float
 
 COEFFICIENT_BITS = 5
 _COEFFICIENTS = range(-(1 << (COEFFICIENT_BITS - 1)), 1 << (COEFFICIENT_BITS - 1))
@@ -52,6 +53,10 @@ class HifHost:
         """The canonical word of an exact value, or None when the host lacks it."""
         return self.words().get(int(value)) if value.denominator == 1 else None
 
+    def nearest(self, value: Fraction) -> Fraction:
+        """The value of a word nearest to ``value``, the lower one on a tie; saturating."""
+        return Fraction(min(self.words(), key=lambda word: (abs(word - value), word)))
+
 
 HIF7 = HifHost("hif7", 3)
 HIF8 = HifHost("hif8", 4)
@@ -64,6 +69,21 @@ HOSTS = ("fp32", *HIF_HOSTS)
 def holds(host: str, value: Fraction) -> bool:
     """Whether ``host`` has exactly this value."""
     return is_fp32(value) if host == "fp32" else HIF_HOSTS[host].word(value) is not None
+
+
+def snap(host: str, value: Fraction) -> Fraction:
+    """The number of ``host`` nearest to ``value``: HIF7, HIF8, fp32 or a float's name.
+
+    The lower number on a tie (fp32: the even one, as everywhere); past the largest, the largest.
+    """
+    if host in HIF_HOSTS:
+        return HIF_HOSTS[host].nearest(value)
+    if host == "fp32":
+        return Fraction(round_fp32(max(-FP32_MAX, min(FP32_MAX, value))))
+    number = named_float(host)
+    if number is None:
+        raise KeyError(host)
+    return number.nearest(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from .elements import element_codes, element_values
 from .exact import FP32_MAX, fp32_from_bits, round_fp32
 from .format import Format
 from .packing import pack, unpack
-from .thresholds import F32, round_down_fp32, scale_thresholds
-from .view import RECIPROCAL_FLOOR, GridView, View, view_of
+from .thresholds import F32, scale_thresholds
+from .view import GridView, View, view_of
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -181,15 +182,12 @@ def encode_blocks(
 def decode_blocks(view: View, blocks: Blocks, level: TensorLevel) -> F32:
     """float32 [blocks, g] from codes, scale words and selects."""
     fmt = view.format
-    scales = block_scales(view, blocks.words, level)
-    selects = blocks.selects if fmt.select.place == "field" else _select_of(view, blocks.words)
-    lut = np.array(view.decode_bits, np.uint32).view(np.float32)
-    values: F32 = lut[(selects[:, None] << np.uint32(fmt.code_bits)) | blocks.codes]
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return values * scales[:, None]
+    scales = block_scales(view, blocks.words, level.multiplier)
+    selects = blocks.selects if fmt.select.place == "field" else select_of(view, blocks.words)
+    return element_values(view, blocks.codes, scales, selects, None)
 
 
-def block_scales(view: View, words: U32, level: TensorLevel) -> F32:
+def block_scales(view: View, words: U32, multiplier: float) -> F32:
     """The effective binary32 scale of every scale word: one rounding, sign included."""
     scale = view.scale
     magnitude = (words >> np.uint32(scale.magnitude_lsb)) & np.uint32(
@@ -200,20 +198,20 @@ def block_scales(view: View, words: U32, level: TensorLevel) -> F32:
     else:
         values = np.array(scale.values_bits, np.uint32).view(np.float32)[magnitude]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        effective = values * np.float32(level.multiplier)
+        effective = values * np.float32(multiplier)
     if scale.sign_bit is not None:
         effective = np.where((words >> np.uint32(scale.sign_bit)) & 1, -effective, effective)
     return effective
 
 
-def _select_of(view: View, words: U32) -> U32:
+def select_of(view: View, words: U32) -> U32:
     selects = np.zeros_like(words)
     for position in view.format.select.positions:
         selects = (selects << np.uint32(1)) | ((words >> np.uint32(position)) & np.uint32(1))
     return selects
 
 
-def _select_bits(view: View, index: int) -> int:
+def select_bits(view: View, index: int) -> int:
     """The bits of a scale word that say ``index``."""
     positions = view.format.select.positions
     return sum(1 << position for i, position in enumerate(reversed(positions)) if index >> i & 1)
@@ -224,13 +222,12 @@ def _encode_with_grid(
 ) -> Blocks:
     scale = view.scale
     magnitude, negative, broken = _scale_magnitude(view, grid, x, thresholds[index])
-    words = (magnitude << np.uint32(scale.magnitude_lsb)) | np.uint32(_select_bits(view, index))
+    words = (magnitude << np.uint32(scale.magnitude_lsb)) | np.uint32(select_bits(view, index))
     if scale.sign_bit is not None:
         words |= negative.astype(np.uint32) << np.uint32(scale.sign_bit)
-    effective = np.abs(block_scales(view, words, level))
-    mirrored = np.where(negative[:, None], -x, x)
-    ranks = _element_ranks(view, grid, mirrored, effective)
-    codes = np.array(grid.order, np.uint8)[ranks]
+    effective = block_scales(view, words, level.multiplier)
+    effective[broken] = 0
+    codes = element_codes(view, grid, np.where(broken[:, None], 0, x), effective, None)
     codes[broken] = grid.zero_code
     return Blocks(codes, words, np.full(len(x), index, np.uint32))
 
@@ -278,34 +275,6 @@ def _fp32_scale(view: View, grid: GridView, positive_max: F32, negative_max: F32
     least = np.float32(fp32_from_bits(view.scale.minimum_bits))
     zero = np.float32(fp32_from_bits(view.scale.zero_bits))
     return np.where(counted == 0, zero, np.maximum(wanted, least)).astype(np.float32)
-
-
-def _element_ranks(view: View, grid: GridView, x: F32, scales: F32) -> U8:
-    """How many thresholds each element lies above."""
-    safe = np.where(scales == 0, np.float32(1), scales)
-    compare = view.format.policies.compare
-    exact = compare == "exact"
-    quotient_bits = grid.quotient_bits
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if compare == "fp32_quotient":
-            x = np.divide(x, safe[:, None], dtype=np.float32)
-        elif compare == "fp32_reciprocal":
-            x = np.multiply(x, _reciprocal(safe)[:, None], dtype=np.float32)
-    ranks = np.zeros(x.shape, np.uint8)
-    wide = safe.astype(np.float64)
-    for i, (midpoint, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True)):
-        if i == grid.zero_split:
-            ranks += ~np.signbit(x)
-        elif exact:
-            ranks += x > round_down_fp32(wide * float(midpoint), up)[:, None]
-        else:
-            ranks += x > np.uint32(quotient_bits[i]).view(np.float32)
-    return ranks
-
-
-def _reciprocal(scales: F32) -> F32:
-    """1 / scale, correctly rounded; a scale below RECIPROCAL_FLOOR counts as that."""
-    return np.divide(1, np.maximum(scales, np.float32(RECIPROCAL_FLOOR)), dtype=np.float32)
 
 
 def _squared_error(x: F32, decoded: F32, live: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -357,7 +326,7 @@ def _tensor_scale(view: View, absmax: float) -> float:
     if absmax == 0:
         return 1.0
     end = min(d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0)
-    wanted = round_fp32(Fraction(absmax) / (end * view.scale.largest))
+    wanted = round_fp32(Fraction(absmax) / (end * view.scale.aim))
     return min(max(wanted, 2.0**-149), float(FP32_MAX))
 
 

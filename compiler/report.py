@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from ..dsl.ast import Expr, Setting, Span, Text, Word
+from ..dsl.ast import Call, Expr, Setting, Span, Text, Word
 from ..dsl.diagnostics import Diagnostic, did_you_mean, nearest
 from .exact import EvaluationError, evaluate, show_number
 from .vocabulary import FLOAT_KNOBS, FORMAT_KNOBS, INTEGER_KNOBS, SCALE_KNOBS, Knob
@@ -21,6 +21,7 @@ CODES = {
     "E0206": "unknown grid in a select clause",
     "E0207": "unknown place for select bits",
     "E0208": "something is said twice",
+    "E0209": "unknown stream",
     "E0301": "an expression has no exact value",
     "E0302": "a number is out of range",
     "E0303": "the host lacks a value of the grid",
@@ -34,6 +35,11 @@ CODES = {
     "E0406": "two ways to move the scale's range at once",
     "E0407": "a scale value that the scale word lacks",
     "E0408": "the scale rule does not fit the grid or the word",
+    "E0409": "the zero does not fit the scale, the grid or the policies",
+    "E0410": "a format inside a format uses what only a whole format has",
+    "E0411": "blocks of this shape do not fit another clause",
+    "E0412": "a record does not hold every stored bit once",
+    "E0413": "the fields of a record do not come out even",
 }
 
 
@@ -152,9 +158,12 @@ class Settings:
             legal, shown = value.text in knob.words, f"'{value.text}'"
             hint = suggest(value.text, knob.words)
         elif isinstance(value, Text):
-            legal, shown = False, "a string"
+            legal, shown = knob.text, "a string"
             if value.text in knob.words:
                 hint = f"write it without quotes: {knob.key} {value.text}"
+        elif isinstance(value, Call) and knob.calls:
+            legal, shown = value.function.text in knob.calls, f"{value.function.text}(...)"
+            hint = suggest(value.function.text, knob.calls)
         else:
             legal, shown = knob.number, "a number"
         if not legal:
@@ -194,6 +203,19 @@ class Settings:
         return word
 
     def expression(self, key: str) -> Expr | None:
-        """The expression that ``key`` has, or None when it is a word or not said."""
+        """The expression that ``key`` has; None for a word, a string, a knob's call, or nothing."""
         value = self._given[key].value if key in self._given else None
-        return None if value is None or isinstance(value, Word | Text) else value
+        if value is None or isinstance(value, Word | Text) or self.call(key):
+            return None
+        return value
+
+    def call(self, key: str) -> Call | None:
+        """The call that ``key`` has (``targets(6, 4)``), or None."""
+        value = self._given[key].value if key in self._given else None
+        legal = isinstance(value, Call) and value.function.text in self._knobs[key].calls
+        return value if isinstance(value, Call) and legal else None
+
+    def text(self, key: str) -> str | None:
+        """The string that ``key`` has, or None."""
+        value = self._given[key].value if key in self._given else None
+        return value.text if isinstance(value, Text) else None

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import TypeVar
 
 from ..dsl.ast import (
+    AtomDecl,
+    Body,
     Cite,
-    File,
+    Clause,
     FormatDecl,
     GridDecl,
+    RecordDecl,
     ScaleDecl,
-    SelectDecl,
     Setting,
+    SideDecl,
     Span,
+    Word,
+    ZeroDecl,
 )
-from ..dsl.diagnostics import FormatError, did_you_mean
+from ..dsl.diagnostics import FormatError
 from ..dsl.parser import parse_partial
-from ..dsl.printer import print_file
+from ..dsl.printer import print_expr, print_file
 from .atoms import resolve_grid
-from .format import Format, Grid, Policies, Scale, Select
-from .report import Report, Settings, suggest
-from .scales import resolve_scale
-from .vocabulary import FORMAT_KNOBS, SELECT_PLACES
+from .combinations import check_inner, check_policies, check_shape
+from .exact import is_fp32, show_number
+from .format import Format, Grid, Policies, Record, Scale, Side, Zero
+from .inherit import Loader, flatten, placed, self_contained
+from .report import Report, Settings
+from .scales import Inner, resolve_scale
+from .selects import resolve_select
+from .vocabulary import FORMAT_KNOBS
+from .zeros import check_zero, is_consecutive, resolve_zero
 
 MAX_BLOCK = 4096
-MAX_SELECT_BITS = 4
+MAX_OFFSET = 256
+#: Elements that are worked on together where a whole row or tensor shares a scale.
+WHOLE_UNIT = 256
+
+C = TypeVar("C", bound=Clause)
 
 
-def compile_text(text: str, filename: str = "<text>") -> Format:
+def compile_text(text: str, filename: str = "<text>", loader: Loader | None = None) -> Format:
     """Compile one .fmt text.
+
+    Args:
+        text: what the file holds.
+        filename: how messages call it.
+        loader: reads the files that the text imports or extends; None where it may name none.
 
     Raises:
         FormatError: with every fault of the text, syntax and meaning alike.
@@ -36,14 +58,20 @@ def compile_text(text: str, filename: str = "<text>") -> Format:
     parsed = parse_partial(text)
     report = Report(list(parsed.diagnostics))
     compiled = None
-    for declaration in parsed.file.formats:
-        compiled = resolve(declaration, report, parsed.damaged)
+    flat = flatten(parsed.file, filename, loader, report)
+    if flat is not None:
+        source = print_file(self_contained(flat))
+        compiled = resolve(flat.declaration, report, parsed.damaged, flat.atoms, source)
+        for other in flat.others:
+            resolve(other, report, parsed.damaged, flat.atoms)
     if not (parsed.diagnostics or parsed.file.formats):
+        only_atoms = bool(parsed.file.atoms)
         report.add(
             "E0201",
-            "there is no format in this file",
+            "there is no format in this file" + ", only atoms" * only_atoms,
             Span(1, 1, 1, 2),
             expected='a format, such as: format mine "Title" { block 16  grid e2m1  scale e8m0 }',
+            hint="import the file in one that holds a format" if only_atoms else None,
         )
     for extra in parsed.file.formats[1:]:
         report.add(
@@ -53,32 +81,43 @@ def compile_text(text: str, filename: str = "<text>") -> Format:
             hint="a file holds one format: move it to a file of its own",
         )
     if report.diagnostics or compiled is None:
-        raise FormatError(report.diagnostics, text, filename)
+        raise FormatError(placed(report.diagnostics), text, filename)
     return compiled
 
 
 def resolve(
-    declaration: FormatDecl, report: Report, damaged: frozenset[str] = frozenset()
+    declaration: FormatDecl,
+    report: Report,
+    damaged: frozenset[str] = frozenset(),
+    atoms: Mapping[str, AtomDecl] = MappingProxyType({}),
+    source: str = "",
 ) -> Format | None:
     """The format that a declaration means, or None after noting its faults.
 
     ``damaged`` names clauses that the parser had to leave out: they are not missed again.
+    ``atoms`` are the named atoms that its grids may use, ``source`` becomes the format's.
     """
     settings = [c for c in declaration.clauses if isinstance(c, Setting)]
     knobs = Settings("a format", settings, FORMAT_KNOBS, report)
     name_span = declaration.name.span
     host = knobs.choice("host")
     block = _block(knobs, name_span, report, damaged)
-    grids = _grids(declaration, host, report, damaged)
+    tile = _tile(knobs, report)
+    grids = _grids(declaration, host, atoms, report, damaged)
     scale = _scale(declaration, grids, report, damaged)
-    select = _select(declaration, grids, scale, report, damaged)
-    policies = _policies(knobs)
+    select = resolve_select(declaration, grids, scale, report, damaged)
+    policies = _policies(knobs, grids, report)
     if scale is not None:
-        _check_policies(scale, policies, knobs, name_span, report)
+        check_policies(scale, policies, knobs, name_span, report)
+    zero = _zero(declaration, grids, report)
+    sound = tuple(grid for grid in grids.values() if grid)
+    if scale is not None:
+        check_zero(zero, scale, sound, policies, _span_of(declaration, ZeroDecl), report)
+    sides = _sides(declaration, block or 1, report)
     if report.diagnostics or block is None or scale is None or select is None or not grids:
         return None
     ordered, where = select
-    return Format(
+    fmt = Format(
         name=declaration.name.text,
         title=declaration.title.text if declaration.title else "",
         cites=tuple(c.source.text for c in declaration.clauses if isinstance(c, Cite)),
@@ -89,14 +128,91 @@ def resolve(
         select=where,
         policies=policies,
         order=knobs.choice("pack"),
-        source=print_file(File((declaration,))),
+        extent=knobs.word("block") or "block",
+        tile=tile,
+        zero=zero,
+        sides=sides,
+        promotion=_promotion(knobs),
+        use=knobs.text("use") or "",
+        check=knobs.text("check") or "",
+        source=source,
     )
+    check_shape(fmt, declaration, report)
+    record = _record(declaration, fmt, report)
+    return None if report.diagnostics else replace(fmt, record=record)
+
+
+def _inner(report: Report) -> Inner:
+    """Resolves the body of ``as { ... }``: a format that only stores scales or minima."""
+
+    def resolve_body(body: Body, name: str) -> Format | None:
+        faults = Report()
+        declaration = FormatDecl(Word(name, body.span), None, body.clauses, span=body.span)
+        fmt = resolve(declaration, faults)
+        if fmt is not None:
+            check_inner(fmt, declaration, faults)
+        report.diagnostics += faults.diagnostics
+        return None if faults.diagnostics else fmt
+
+    return resolve_body
+
+
+def _span_of(declaration: FormatDecl, kind: type[Clause]) -> Span:
+    found = (clause.span for clause in declaration.clauses if isinstance(clause, kind))
+    return next(found, declaration.name.span)
+
+
+def _tile(knobs: Settings, report: Report) -> int:
+    expr = knobs.expression("tile")
+    return (1 if expr is None else report.integer(expr, "a tile's rows", 1, MAX_BLOCK)) or 1
+
+
+def _promotion(knobs: Settings) -> str:
+    call = knobs.call("promote")
+    return knobs.text("promote") or (print_expr(call) if call else "")
+
+
+def _only(declaration: FormatDecl, kind: type[C], what: str, report: Report) -> C | None:
+    """The clause of a kind that may stand once."""
+    clauses = [c for c in declaration.clauses if isinstance(c, kind)]
+    for extra in clauses[1:]:
+        report.add("E0208", f"a second {what} clause", extra.span, hint="keep one of them")
+    return clauses[0] if clauses else None
+
+
+def _zero(declaration: FormatDecl, grids: dict[str, Grid | None], report: Report) -> Zero | None:
+    clause = _only(declaration, ZeroDecl, "zero", report)
+    first = next((grid for grid in grids.values() if grid), None)
+    if clause is None or first is None:
+        return None
+    bits = (len(first.values) - 1).bit_length()
+    return resolve_zero(clause, bits, _inner(report), report)
+
+
+def _sides(declaration: FormatDecl, block: int, report: Report) -> tuple[Side, ...]:
+    clauses = tuple(c for c in declaration.clauses if isinstance(c, SideDecl))
+    if not clauses:
+        return ()
+    from .side_clause import resolve_sides
+
+    return resolve_sides(clauses, block, report)
+
+
+def _record(declaration: FormatDecl, fmt: Format, report: Report) -> Record | None:
+    clause = _only(declaration, RecordDecl, "record", report)
+    if clause is None:
+        return None
+    from .record_clause import resolve_record
+
+    return resolve_record(clause, fmt, report)
 
 
 def _block(knobs: Settings, name_span: Span, report: Report, damaged: frozenset[str]) -> int | None:
     expr = knobs.expression("block")
     if expr is not None:
         return report.integer(expr, "a block", 1, MAX_BLOCK)
+    if knobs.said("block"):
+        return WHOLE_UNIT
     if "block" not in damaged and not knobs.tried("block"):
         report.add(
             "E0401",
@@ -108,7 +224,11 @@ def _block(knobs: Settings, name_span: Span, report: Report, damaged: frozenset[
 
 
 def _grids(
-    declaration: FormatDecl, host: str, report: Report, damaged: frozenset[str]
+    declaration: FormatDecl,
+    host: str,
+    atoms: Mapping[str, AtomDecl],
+    report: Report,
+    damaged: frozenset[str],
 ) -> dict[str, Grid | None]:
     """Name -> grid, None for one with a fault, so that its name stays known."""
     grids: dict[str, Grid | None] = {}
@@ -123,7 +243,7 @@ def _grids(
                 hint="give each grid a name of its own",
             )
             continue
-        grids[clause.name.text] = resolve_grid(clause, host, report)
+        grids[clause.name.text] = resolve_grid(clause, host, report, {**atoms, **grids})
     if not grids and "grid" not in damaged:
         report.add(
             "E0401",
@@ -164,7 +284,7 @@ def _scale(
     for extra in clauses[1:]:
         report.add("E0208", "a second scale clause", extra.span, hint="keep one of them")
     if clauses:
-        return resolve_scale(clauses[0], [g for g in grids.values() if g], report)
+        return resolve_scale(clauses[0], [g for g in grids.values() if g], _inner(report), report)
     if "scale" not in damaged:
         report.add(
             "E0401",
@@ -175,134 +295,34 @@ def _scale(
     return None
 
 
-def _select(
-    declaration: FormatDecl,
-    grids: dict[str, Grid | None],
-    scale: Scale | None,
-    report: Report,
-    damaged: frozenset[str],
-) -> tuple[tuple[Grid, ...], Select] | None:
-    """The grids in the order of their index, and where the index lives."""
-    clauses = [c for c in declaration.clauses if isinstance(c, SelectDecl)]
-    for extra in clauses[1:]:
-        report.add("E0208", "a second select clause", extra.span, hint="keep one of them")
-    if not clauses:
-        if len(grids) > 1 and "select" not in damaged:
+def _policies(knobs: Settings, grids: dict[str, Grid | None], report: Report) -> Policies:
+    keys = ("tie", "compare", "overflow", "nan", "inf", "negative_zero", "error")
+    policies = replace(Policies(), **{key: knobs.choice(key) for key in keys})
+    expr = knobs.expression("offset")
+    offset = None if expr is None else report.number(expr)
+    if expr is None or offset is None:
+        return policies
+    if policies.compare == "exact":
+        report.add(
+            "E0408",
+            "an offset is added to a rounded quotient, and 'compare exact' has none",
+            expr.span,
+            hint="say 'compare fp32_reciprocal' or 'compare fp32_quotient'",
+        )
+    if not is_fp32(offset) or abs(offset) > MAX_OFFSET:
+        report.add(
+            "E0302",
+            f"the offset cannot be {show_number(offset)}",
+            expr.span,
+            expected=f"an fp32 number from -{MAX_OFFSET} to {MAX_OFFSET}",
+        )
+    for grid in grids.values():
+        if grid and not is_consecutive(grid):
             report.add(
-                "E0405",
-                f"the format has {len(grids)} grids and no select clause",
-                declaration.name.span,
-                expected="a clause such as 'select 1 bit at scale.sign { 0: a, 1: b }'",
+                "E0408",
+                f"an offset counts up from the grid's lowest integer, and '{grid.name}' is no run "
+                "of integers",
+                expr.span,
+                hint="use an int grid, or leave 'offset' out",
             )
-        sound = tuple(g for g in grids.values() if g)
-        return (sound, Select()) if len(sound) == 1 else None
-    clause = clauses[0]
-    bits = report.integer(clause.bits, "the number of select bits", 1, MAX_SELECT_BITS)
-    ordered = _arms(clause, grids, bits, report)
-    positions = None if scale is None or bits is None else _place(clause, scale, bits, report)
-    if bits is None or ordered is None or positions is None:
-        return None
-    return ordered, Select(bits, clause.place.text, positions)
-
-
-def _arms(
-    clause: SelectDecl, grids: dict[str, Grid | None], bits: int | None, report: Report
-) -> tuple[Grid, ...] | None:
-    chosen: dict[int, Grid | None] = {}
-    unknown = False
-    for arm in clause.arms:
-        index = report.integer(arm.index, "a select index", 0, (1 << (bits or MAX_SELECT_BITS)) - 1)
-        if arm.grid.text not in grids:
-            unknown = True
-            report.add(
-                "E0206",
-                f"no grid is called '{arm.grid.text}'",
-                arm.grid.span,
-                expected="one of " + ", ".join(grids) if grids else "a grid of this format",
-                hint=did_you_mean(arm.grid.text, grids),
-            )
-        elif index is not None and index in chosen:
-            report.add(
-                "E0208",
-                f"the index {index} is given to two grids",
-                arm.span,
-                hint="give each grid an index of its own",
-            )
-        elif index is not None:
-            chosen[index] = grids[arm.grid.text]
-    named = {arm.grid.text for arm in clause.arms}
-    for name in grids:
-        if name not in named and not unknown:
-            report.add(
-                "E0405",
-                f"no select index leads to the grid '{name}'",
-                clause.span,
-                hint=f"add an arm for '{name}', or remove the grid",
-            )
-    if len(chosen) == len(clause.arms) and sorted(chosen) != list(range(len(chosen))):
-        report.add(
-            "E0405",
-            "select indices must count up from 0 without a gap",
-            clause.span,
-            expected=", ".join(f"{i}: {arm.grid.text}" for i, arm in enumerate(clause.arms)),
-        )
-    ordered = tuple(g for _, g in sorted(chosen.items()) if g is not None)
-    return ordered if len(ordered) == len(clause.arms) else None
-
-
-def _place(clause: SelectDecl, scale: Scale, bits: int, report: Report) -> tuple[int, ...] | None:
-    place, word = clause.place.text, scale.word
-    if place not in SELECT_PLACES:
-        report.add(
-            "E0207",
-            f"select bits cannot live at '{place}'",
-            clause.place.span,
-            expected=", ".join(SELECT_PLACES[:-1]) + " or " + SELECT_PLACES[-1],
-            hint=suggest(place, SELECT_PLACES),
-        )
-        return None
-    if place == "field":
-        return ()
-    free = word.meta_bits if place == "scale.meta" else tuple(filter(None, (word.sign_bit,)))
-    if len(free) < bits:
-        wider = "a wider container" if place == "scale.meta" else "a signed scale word"
-        report.add(
-            "E0402",
-            f"the scale word {word.name} has {len(free) or 'no'} bit{'s' * (len(free) > 1)} at "
-            f"{place}, and the select clause needs {bits}",
-            clause.place.span,
-            hint=("" if free and place == "scale.sign" else f"take {wider}, or ")
-            + "say 'at field'",
-        )
-        return None
-    if place == "scale.sign" and scale.rule == "argmax":
-        report.add(
-            "E0403",
-            "rule argmax keeps the scale's sign in the bit that the select clause asks for",
-            clause.place.span,
-            hint="use rule absmax, or select 'at scale.meta' or 'at field'",
-        )
-        return None
-    return free[:bits]
-
-
-def _policies(knobs: Settings) -> Policies:
-    return replace(
-        Policies(),
-        **{
-            key: knobs.choice(key)
-            for key in ("tie", "compare", "overflow", "nan", "inf", "negative_zero")
-        },
-    )
-
-
-def _check_policies(
-    scale: Scale, policies: Policies, knobs: Settings, name_span: Span, report: Report
-) -> None:
-    if policies.nan == "propagate" and scale.word.number.nan_code is None:
-        report.add(
-            "E0404",
-            f"the scale word {scale.word.name} has no NaN that a block could propagate",
-            knobs.span("nan", name_span),
-            expected="'nan error' or 'nan zero'",
-        )
+    return replace(policies, offset=offset)

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
-from ..dsl.ast import ScaleDecl, Span
+from ..dsl.ast import Body, ScaleDecl, Span
 from .atoms import apply_float_settings, float_hint
 from .exact import FP32_MAX, floor_log2, is_fp32, round_fp32, show_number
 from .floats import SmallFloat, named_float
-from .format import Grid, Scale, ScaleWord
+from .format import Format, Grid, Scale, ScaleWord
 from .report import Report, Settings
-from .vocabulary import CONTAINERS, FLOAT_KNOBS, SCALE_KNOBS
+from .vocabulary import CONTAINERS, FIT_CONTAINERS, FLOAT_KNOBS, SCALE_KNOBS, STORED_KNOBS
 
 #: A scale word other than fp32 is decoded by a table: this bounds its size.
-MAX_TABLE_BITS = 12
+MAX_TABLE_BITS = 16
 MAX_SHIFT = 126
+MAX_SEARCH = 8
+MAX_TARGETS = 4
+#: Rules that ask for powers of two only.
+LOG2_RULES = ("floor_log2", "ceil_log2", "even_log2", "round_log2")
+
+#: Resolves the body of ``as { ... }`` to the nameless format that it means.
+Inner = Callable[[Body, str], Format | None]
 
 _COMMON_WORDS = ("e8m0", "e4m3", "ue4m3", "ue4m4", "ue5m3", "e5m2", "s1e5m5", "fp32")
 
 
-def resolve_scale(clause: ScaleDecl, grids: list[Grid], report: Report) -> Scale | None:
+def resolve_scale(
+    clause: ScaleDecl, grids: list[Grid], inner: Inner, report: Report
+) -> Scale | None:
     """The scale that a clause means, or None after noting its faults."""
-    knobs = Settings("a scale", clause.settings or (), SCALE_KNOBS | FLOAT_KNOBS, report)
+    own = STORED_KNOBS if clause.stored else {}
+    knobs = Settings("a scale", clause.settings or (), SCALE_KNOBS | FLOAT_KNOBS | own, report)
     number = _number(clause, knobs, report)
     if number is None:
         return None
     word = _word(clause, number, knobs, report)
+    stored = inner(clause.stored, "scales") if clause.stored else None
+    if clause.stored and stored is None:
+        return None
     scale = Scale(
         word=word,
         rule=knobs.choice("rule"),
@@ -35,14 +49,112 @@ def resolve_scale(clause: ScaleDecl, grids: list[Grid], report: Report) -> Scale
         shift=_shift(knobs, report),
         minimum=Fraction(0),
         zero_block=0,
+        underflow=knobs.choice("underflow"),
+        targets=_targets(knobs, grids, report),
+        search=_search(knobs, report),
+        both_signs=knobs.choice("signs") == "both",
+        codes=knobs.choice("codes"),
+        aim=_aim(knobs, number, report),
+        stored=stored,
+        flat=stored is not None and knobs.choice("over") == "tensor",
+        center=stored is not None and knobs.choice("center") == "mean",
     )
     _check_rule(scale, grids, knobs, clause.span, report)
     _check_range(scale, knobs, clause.span, report)
+    _check_stored(scale, knobs, clause, report)
     minimum = _minimum(scale, knobs, report)
     zero_block = _zero_block(scale, knobs, report)
     if minimum is None or zero_block is None:
         return None
     return replace(scale, minimum=minimum, zero_block=zero_block)
+
+
+def _targets(knobs: Settings, grids: list[Grid], report: Report) -> tuple[Fraction, ...]:
+    call = knobs.call("target")
+    one = knobs.expression("target")
+    asked = call.arguments if call else (one,) if one is not None else ()
+    if len(asked) > MAX_TARGETS:
+        report.add(
+            "E0302",
+            f"{len(asked)} targets; at most {MAX_TARGETS} are tried",
+            knobs.span("target", asked[0].span),
+        )
+    found = [(expr, report.number(expr)) for expr in asked[:MAX_TARGETS]]
+    largest = min((max(g.high, -g.low) for g in grids), default=None)
+    targets: list[Fraction] = []
+    for expr, value in found:
+        if value is None:
+            continue
+        if value <= 0 or not is_fp32(value) or (largest is not None and value > 4 * largest):
+            report.add(
+                "E0302",
+                f"the largest element cannot be scaled to {show_number(value)}",
+                expr.span,
+                expected="a positive fp32 number of about the size of the grid's end",
+            )
+        else:
+            targets.append(value)
+    return tuple(targets)
+
+
+def _search(knobs: Settings, report: Report) -> int:
+    expr = knobs.expression("search")
+    if expr is None:
+        return 0
+    return report.integer(expr, "the number of neighbouring scales", 0, MAX_SEARCH) or 0
+
+
+def _aim(knobs: Settings, number: SmallFloat, report: Report) -> Fraction | None:
+    expr = knobs.expression("aim")
+    value = None if expr is None else report.number(expr)
+    if expr is None or value is None:
+        return None
+    if not 0 < value <= number.largest or not is_fp32(value):
+        report.add(
+            "E0302",
+            f"the largest block's scale cannot be {show_number(value)}",
+            expr.span,
+            expected=f"a positive fp32 number of at most {show_number(number.largest)}, the "
+            "largest that the scale word holds",
+        )
+        return None
+    return value
+
+
+def _check_stored(scale: Scale, knobs: Settings, clause: ScaleDecl, report: Report) -> None:
+    """What a scale can be when it is stored otherwise than it is wanted."""
+    indirect = scale.stored is not None or scale.codes == "wanted"
+    if scale.stored is not None and not is_fp32_word(scale.word):
+        report.add(
+            "E0408",
+            "scales that are stored in a format of their own are fp32 before that, not "
+            f"{scale.word.name}",
+            clause.word.span,
+            hint="write 'scale fp32 { ... } as { ... }'",
+        )
+    if scale.codes == "wanted" and scale.stored is None and is_fp32_word(scale.word):
+        report.add(
+            "E0408",
+            "an fp32 scale is stored as it is wanted",
+            knobs.span("codes", clause.span),
+            hint="leave 'codes' out, or store the scale in a narrower word",
+        )
+    for key, said in (
+        ("round", scale.rounding != "even"),
+        ("rule", scale.rule in LOG2_RULES),
+        ("tensor", scale.tensor != "none"),
+        ("shift", scale.shift != 0),
+        ("search", scale.search > 0),
+        ("underflow", scale.underflow != "minimum"),
+        ("min", knobs.said("min") and scale.codes == "wanted"),
+    ):
+        if indirect and said:
+            report.add(
+                "E0408",
+                f"'{key}' does not fit a scale that is fp32 before it is stored",
+                knobs.span(key, clause.span),
+                hint="leave it out, or say 'codes stored' without 'as'",
+            )
 
 
 def is_fp32_word(word: ScaleWord) -> bool:
@@ -67,9 +179,9 @@ def _number(clause: ScaleDecl, knobs: Settings, report: Report) -> SmallFloat | 
         report.add(
             "E0203",
             f"the scale word '{name}' has {number.magnitude_bits} exponent and mantissa bits, "
-            f"more than the {MAX_TABLE_BITS} that a decoding table is made for",
+            f"more than the {MAX_TABLE_BITS} of the widest word",
             clause.word.span,
-            expected="fp32, or a narrower word such as e5m5",
+            expected="fp32, or a narrower word such as fp16, bf16 or e5m5",
         )
         return None
     if number.mantissa == 23 and number != named_float("fp32"):
@@ -112,17 +224,25 @@ def _word(clause: ScaleDecl, number: SmallFloat, knobs: Settings, report: Report
     expr = knobs.expression("container")
     container = None if expr is None else report.number(expr)
     legal = [size for size in CONTAINERS if size >= number.bits]
+    fit = next((size for size in FIT_CONTAINERS if size >= number.bits), FIT_CONTAINERS[-1])
     if expr is not None and container is not None and container not in legal:
         report.add(
             "E0302",
             f"the container of {clause.word.text} ({number.bits} bits) cannot have "
             f"{show_number(container)} bits",
             expr.span,
-            expected="one of " + ", ".join(map(str, legal)),
-            hint=f"leave 'container' out to have the least that fits, {legal[0]}",
+            expected=_ranges(legal),
+            hint=f"leave 'container' out to have the least byte-friendly one, {fit}",
         )
         container = None
-    return ScaleWord(clause.word.text, legal[0] if container is None else int(container), number)
+    return ScaleWord(clause.word.text, fit if container is None else int(container), number)
+
+
+def _ranges(sizes: list[int]) -> str:
+    """Container sizes in words: ``9 to 16, or 32``."""
+    if len(sizes) <= 2:
+        return " or ".join(map(str, sizes))
+    return f"{sizes[0]} to {sizes[-2]}, or {sizes[-1]}"
 
 
 def _shift(knobs: Settings, report: Report) -> int | None:
@@ -151,21 +271,51 @@ def _check_rule(
                 where,
                 hint="use rule absmax",
             )
+        if scale.rule == "even_log2" and named_float(grid.atom) is None:
+            report.add(
+                "E0408",
+                f"rule even_log2 rounds the largest element to the mantissa of the grid's float, "
+                f"and '{grid.name}' is no float",
+                where,
+                hint="use rule floor_log2, or absmax with 'round up'",
+            )
+    if scale.rule == "argmax" and len(scale.targets) > 1:
+        report.add(
+            "E0408",
+            "rule argmax has one target",
+            knobs.span("target", span),
+            hint="use rule absmax to try several",
+        )
+    if scale.both_signs and (scale.word.sign_bit is None or scale.rule == "argmax"):
+        report.add(
+            "E0408",
+            "'signs both' mirrors the grid by a sign of the scale that the rule leaves free"
+            + (", and argmax decides it" if scale.rule == "argmax" else ""),
+            knobs.span("signs", span),
+            hint="use rule absmax and a signed word such as s1e5m5",
+        )
+    if scale.search and is_fp32_word(scale.word):
+        report.add(
+            "E0408",
+            "an fp32 scale has no neighbours worth a search",
+            knobs.span("search", span),
+            hint="take a narrower word, or leave 'search' out",
+        )
 
 
 def _check_range(scale: Scale, knobs: Settings, span: Span, report: Report) -> None:
-    if scale.tensor == "fp32" and (scale.shift is None or scale.shift):
+    if scale.tensor != "none" and (scale.shift is None or scale.shift):
         report.add(
             "E0406",
             "a tensor scale already moves the scales into range",
             knobs.span("shift", span),
-            hint="keep either 'tensor fp32' or 'shift'",
+            hint="keep either 'tensor' or 'shift'",
         )
-    if is_fp32_word(scale.word) and (scale.tensor == "fp32" or scale.shift != 0):
+    if is_fp32_word(scale.word) and (scale.tensor != "none" or scale.shift != 0):
         report.add(
             "E0406",
             "an fp32 scale has all the range it needs",
-            knobs.span("tensor" if scale.tensor == "fp32" else "shift", span),
+            knobs.span("tensor" if scale.tensor != "none" else "shift", span),
             hint="leave out 'tensor' and 'shift'",
         )
     if is_fp32_word(scale.word) and scale.rounding != "even":
@@ -175,12 +325,19 @@ def _check_range(scale: Scale, knobs: Settings, span: Span, report: Report) -> N
             knobs.span("round", span),
             hint="leave 'round' out",
         )
-    if is_fp32_word(scale.word) and scale.rule == "floor_log2":
+    if is_fp32_word(scale.word) and scale.rule in LOG2_RULES:
         report.add(
             "E0408",
-            "rule floor_log2 needs a scale word of at most 12 bits, not fp32",
+            f"rule {scale.rule} needs a scale word of at most 16 bits, not fp32",
             knobs.span("rule", span),
             hint="take 'scale e8m0', or rule absmax",
+        )
+    if scale.aim is not None and scale.tensor == "none":
+        report.add(
+            "E0406",
+            "'aim' is where a second level takes the largest scale, and there is none",
+            knobs.span("aim", span),
+            hint="say 'tensor fp32' as well, or leave 'aim' out",
         )
 
 

@@ -44,18 +44,27 @@ def scale_thresholds(view: View, multiplier: float) -> F32:
         float32 [grids, 2, ranks - 1], ascending. A side that does not count is all +inf, and
         so is the threshold of a scale that binary32 cannot hold once multiplied.
     """
+    tables = [
+        side_thresholds(view, g, grid.positive_divisor, grid.negative_divisor, multiplier)
+        for g, grid in enumerate(view.grids)
+    ]
+    return np.stack(tables)
+
+
+def side_thresholds(
+    view: View, g: int, positive_divisor: Fraction, negative_divisor: Fraction, multiplier: float
+) -> F32:
+    """The table of one grid under given divisors: float32 [2, ranks - 1]; see above."""
     scale = view.scale
-    tables = np.full((len(view.grids), 2, max(0, len(scale.ranks) - 1)), np.inf, np.float32)
-    inclusive = np.array(scale.ties_up, dtype=np.bool_)
-    for g, grid in enumerate(view.grids):
-        for side, divisor in enumerate((grid.positive_divisor, grid.negative_divisor)):
-            if divisor == 0 or not scale.ranks:
-                continue
-            tables[g, side, :1] = 0.0
-            tables[g, side, 1:] = _scaled(view.format, divisor, multiplier, inclusive)
+    table = np.full((2, max(0, len(scale.ranks) - 1)), np.inf, np.float32)
+    if scale.ranks:
+        inclusive = np.array((scale.first_tie_up, *scale.ties_up), dtype=np.bool_)
+        for side, divisor in enumerate((positive_divisor, negative_divisor)):
+            if divisor != 0:
+                table[side] = _scaled(view.format, divisor, multiplier, inclusive)
         # A scale under which the grid's end leaves binary32 is never chosen: blocks saturate.
-        tables[g][:, ~_decodes_finitely(view, g, multiplier)] = np.inf
-    return tables
+        table[:, ~_decodes_finitely(view, g, multiplier)] = np.inf
+    return table
 
 
 def _decodes_finitely(view: View, g: int, multiplier: float) -> NDArray[np.bool_]:
@@ -85,10 +94,16 @@ def _products(fmt: Format, divisor: Fraction) -> tuple[tuple[Fraction, ...], F64
 
     A binary32 multiplier has 24 bits: with 29 more its product is exact in binary64.
     """
-    exact = tuple(divisor * point for point in view_of(fmt).scale.points)
-    if all((significant_bits(point) or 99) <= 29 for point in exact):
+    scale = view_of(fmt).scale
+    exact = tuple(divisor * point for point in (scale.first_point, *scale.points))
+    if all(_fits(point, 29) for point in exact):
         return exact, np.array([float(point) for point in exact], np.float64)
     return exact, None
+
+
+def _fits(value: Fraction, bits: int) -> bool:
+    count = significant_bits(value)
+    return count is not None and count <= bits
 
 
 def _round_down(value: Fraction, inclusive: bool) -> np.float32:

@@ -15,12 +15,15 @@ Encoding is two searches among thresholds, never a rounded division:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
+from math import isqrt
 
-from .exact import floor_log2, fp32_bits, round_fp32
+from .exact import floor_log2, fp32_bits, fp32_from_bits, round_fp32
+from .floats import named_float
 from .format import Format, Grid, Scale
 from .scales import is_fp32_word
 
@@ -42,6 +45,8 @@ class GridView:
         order: codes in ascending order of value, -0 before +0; rank -> code.
         midpoints: between rank i and i+1; exact in binary64 with at most 29 significant bits.
         ties_up: whether x equal to scale * midpoint takes the upper rank.
+        quotient_bits: thresholds of a rounded quotient (``compare fp32_quotient`` and
+            ``fp32_reciprocal``) as binary32 bits, to compare with ``>``.
         zero_split: the index of the threshold between -0 and +0, or None.
         zero_code: the code of +0, or of the value nearest to it (the lower on a tie).
         positive_divisor: absmax of the positive elements / this = the scale they ask for.
@@ -54,23 +59,30 @@ class GridView:
     order: tuple[int, ...]
     midpoints: tuple[Fraction, ...]
     ties_up: tuple[bool, ...]
+    quotient_bits: tuple[int, ...]
     zero_split: int | None
     zero_code: int
     positive_divisor: Fraction
     negative_divisor: Fraction
     end_is_negative: bool
 
-    @property
-    def quotient_bits(self) -> tuple[int, ...]:
-        """Thresholds of ``compare fp32_quotient`` as binary32 bits, to compare with ``>``."""
-        bits = []
-        for index, (midpoint, up) in enumerate(zip(self.midpoints, self.ties_up, strict=True)):
-            rounded = fp32_bits(round_fp32(midpoint))
-            if index == self.zero_split:
-                bits.append(NEGATIVE_ZERO_BITS)
-            else:
-                bits.append(_below(rounded) if up else rounded)
-        return tuple(bits)
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One way to encode a block: a grid, what its largest element is scaled to, and a nudge.
+
+    Attributes:
+        grid: the grid's index.
+        positive_divisor, negative_divisor: as in ``GridView``, for this trial's target.
+        flip: the scale is negative: the block is encoded with the mirrored grid.
+        step: how many stored scales above the rule's.
+    """
+
+    grid: int
+    positive_divisor: Fraction
+    negative_divisor: Fraction
+    flip: bool = False
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +100,16 @@ class ScaleView:
         is_fp32: the word is binary32.
         values_bits: binary32 bits of every magnitude code's value.
         ranks: magnitude codes in ascending order; rank 0 is an all-zero block's.
-        points: thresholds between rank i and i+1 for i >= 1, in units of the scale;
-            between rank 0 and 1 the threshold is zero.
+        first_point, first_tie_up: the threshold between rank 0 and 1 in units of the scale, and
+            whether an absmax on it takes rank 1: 0 unless small blocks count as all zero.
+        points: thresholds between rank i and i+1 for i >= 1, in units of the scale.
         ties_up: whether an absmax on the threshold takes the upper rank.
         nan_magnitude: magnitude code of NaN, or None.
         signed_rule: rule argmax: the scale takes the sign that maps the largest element to t*.
         has_tensor_scale: the tensor has a binary32 second level.
         shift: fixed power of two, or None for one per tensor.
         minimum_bits, zero_bits: binary32 bits of the least scale and of an all-zero block's.
+        aim: the scale that the tensor's largest block gets under a second level, exact.
         largest, smallest_normal: of the scale word's finite values, exact.
     """
 
@@ -106,6 +120,8 @@ class ScaleView:
     is_fp32: bool
     values_bits: tuple[int, ...]
     ranks: tuple[int, ...]
+    first_point: Fraction
+    first_tie_up: bool
     points: tuple[Fraction, ...]
     ties_up: tuple[bool, ...]
     nan_magnitude: int | None
@@ -114,17 +130,27 @@ class ScaleView:
     shift: int | None
     minimum_bits: int
     zero_bits: int
+    aim: Fraction
     largest: Fraction
     smallest_normal: Fraction
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A format in machine numbers. See ``GridView`` and ``ScaleView``."""
+    """A format in machine numbers. See ``GridView``, ``ScaleView`` and ``Trial``.
+
+    ``trials`` are in the order of preference: the first of those with the least error wins.
+    """
 
     format: Format
     grids: tuple[GridView, ...]
     scale: ScaleView
+    trials: tuple[Trial, ...]
+
+    @property
+    def zero_kind(self) -> str:
+        """``none``, ``point`` or ``minimum``."""
+        return "none" if self.format.zero is None else self.format.zero.kind
 
     @property
     def decode_bits(self) -> tuple[int, ...]:
@@ -138,7 +164,19 @@ class View:
 @lru_cache(maxsize=256)
 def view_of(fmt: Format) -> View:
     """The view of a format, built once."""
-    return View(fmt, tuple(_grid_view(fmt, grid) for grid in fmt.grids), _scale_view(fmt))
+    grids = tuple(_grid_view(fmt, grid) for grid in fmt.grids)
+    return View(fmt, grids, _scale_view(fmt), tuple(_trials(fmt)))
+
+
+def _trials(fmt: Format) -> Iterator[Trial]:
+    scale = fmt.scale
+    steps = [0] + [sign * n for n in range(1, scale.search + 1) for sign in (-1, 1)]
+    for index, grid in enumerate(fmt.grids):
+        for target in scale.targets or (None,):
+            divisors = _divisors(scale, grid, target)
+            for flip in (False, True) if scale.both_signs else (False,):
+                for step in steps:
+                    yield Trial(index, *divisors, flip, step)
 
 
 def _grid_view(fmt: Format, grid: Grid) -> GridView:
@@ -158,13 +196,15 @@ def _grid_view(fmt: Format, grid: Grid) -> GridView:
         _tie_goes_up(fmt.policies.tie, middle, ranked[low], ranked[high])
         for middle, (low, high) in zip(midpoints, pairs, strict=True)
     )
-    positive, negative = _divisors(fmt.scale, grid)
+    targets = fmt.scale.targets
+    positive, negative = _divisors(fmt.scale, grid, targets[0] if targets else None)
     return GridView(
         name=grid.name,
         lut_bits=tuple(_lut_bits(grid, code) for code in range(len(grid.values))),
         order=order,
         midpoints=midpoints,
         ties_up=ties,
+        quotient_bits=_quotient_bits(fmt, midpoints, ties, split),
         zero_split=split,
         zero_code=order[_zero_rank(midpoints, ties, split)],
         positive_divisor=positive,
@@ -195,13 +235,57 @@ def _tie_goes_up(tie: str, middle: Fraction, low_code: int, high_code: int) -> b
             return high_code % 2 == 0 and low_code % 2 == 1
 
 
-def _divisors(scale: Scale, grid: Grid) -> tuple[Fraction, Fraction]:
-    if scale.rule == "argmax":
-        return abs(grid.absmax_end), abs(grid.absmax_end)
-    if scale.rule == "floor_log2":
-        power = Fraction(2) ** floor_log2(abs(grid.absmax_end))
-        return power, power if grid.low < 0 else Fraction(0)
-    return grid.high, max(-grid.low, Fraction(0))
+def _quotient_bits(
+    fmt: Format,
+    midpoints: tuple[Fraction, ...],
+    ties_up: tuple[bool, ...],
+    split: int | None,
+) -> tuple[int, ...]:
+    offset = fmt.policies.offset
+    if offset is not None:
+        return tuple(_last_below(rank + 1, offset) for rank in range(len(midpoints)))
+    bits = []
+    for index, (midpoint, up) in enumerate(zip(midpoints, ties_up, strict=True)):
+        rounded = fp32_bits(round_fp32(midpoint))
+        if index == split:
+            bits.append(NEGATIVE_ZERO_BITS)
+        else:
+            bits.append(_below(rounded) if up else rounded)
+    return tuple(bits)
+
+
+def _last_below(integer: int, offset: Fraction) -> int:
+    """Bits of the largest binary32 y with RNE32(y + offset) < integer, by bisection."""
+    below = _ordered(fp32_bits(round_fp32(integer - offset - 2)))
+    above = _ordered(fp32_bits(round_fp32(integer - offset + 2)))
+    while above - below > 1:
+        middle = (below + above) // 2
+        if round_fp32(Fraction(fp32_from_bits(_unordered(middle))) + offset) < integer:
+            below = middle
+        else:
+            above = middle
+    return _unordered(below)
+
+
+def _ordered(bits: int) -> int:
+    """An integer that orders like the binary32 number with these bits; -0 below +0."""
+    return -1 - (bits ^ NEGATIVE_ZERO_BITS) if bits & NEGATIVE_ZERO_BITS else bits
+
+
+def _unordered(order: int) -> int:
+    return (-1 - order) ^ NEGATIVE_ZERO_BITS if order < 0 else order
+
+
+def _divisors(scale: Scale, grid: Grid, target: Fraction | None) -> tuple[Fraction, Fraction]:
+    """What the largest positive and negative element are divided by for the real scale."""
+    if scale.rule == "range":
+        return grid.high - grid.low, Fraction(0)
+    end = abs(grid.absmax_end) if target is None else target
+    if scale.rule in ("floor_log2", "ceil_log2", "even_log2"):
+        end = Fraction(2) ** floor_log2(end)
+    elif scale.rule == "absmax" and target is None:
+        return grid.high, max(-grid.low, Fraction(0))
+    return end, end if grid.low < 0 else Fraction(0)
 
 
 def _lut_bits(grid: Grid, code: int) -> int:
@@ -217,7 +301,14 @@ def _scale_view(fmt: Format) -> ScaleView:
     fp32 = is_fp32_word(word)
     magnitudes = () if fp32 else number.magnitudes()
     above = [c for c, m in enumerate(magnitudes) if m is not None and m >= scale.minimum]
-    rules = [_threshold(scale, magnitudes[a], magnitudes[b], b) for a, b in pairwise(above)]
+    rule = _rule(fmt)
+    rules = [
+        rule(magnitudes[a] or Fraction(0), magnitudes[b] or Fraction(0), b)
+        for a, b in pairwise(above)
+    ]
+    first = (Fraction(0), False)
+    if scale.underflow == "zero_block" and above:
+        first = rule(Fraction(0), magnitudes[above[0]] or Fraction(0), above[0])
     zero = number.magnitude(scale.zero_block)
     return ScaleView(
         container=word.container,
@@ -227,6 +318,8 @@ def _scale_view(fmt: Format) -> ScaleView:
         is_fp32=fp32,
         values_bits=tuple(NAN_BITS if m is None else fp32_bits(float(m)) for m in magnitudes),
         ranks=() if fp32 else (scale.zero_block, *above),
+        first_point=first[0],
+        first_tie_up=first[1],
         points=tuple(point for point, _ in rules),
         ties_up=tuple(up for _, up in rules),
         nan_magnitude=number.nan_code,
@@ -235,26 +328,51 @@ def _scale_view(fmt: Format) -> ScaleView:
         shift=scale.shift,
         minimum_bits=fp32_bits(float(scale.minimum)),
         zero_bits=fp32_bits(float(zero or 0)),
+        aim=number.largest if scale.aim is None else scale.aim,
         largest=number.largest,
         smallest_normal=number.smallest_normal,
     )
 
 
-def _threshold(
-    scale: Scale, low: Fraction | None, high: Fraction | None, high_code: int
-) -> tuple[Fraction, bool]:
-    """The real scale from which the upper neighbour is stored, and whether it is included."""
-    if low is None or high is None:
-        raise ValueError("a threshold stands between two numbers")
-    if scale.rule == "floor_log2":
-        # Only powers of two are asked for: a scale between two of them is stepped over.
-        power = Fraction(2) ** floor_log2(high)
-        return (power if power == high else 2 * power), True
-    if scale.rounding == "down":
-        return high, True
-    if scale.rounding == "up":
-        return low, False
-    return (low + high) / 2, high_code % 2 == 0
+#: From two neighbouring scales and the upper one's code: the real scale from which the upper
+#: one is stored, and whether that one is included.
+Rule = Callable[[Fraction, Fraction, int], tuple[Fraction, bool]]
+
+#: sqrt(2) from below: no binary32 number, nor one divided by a grid value, lies in between.
+_SQRT_2 = Fraction(isqrt(2 << 400), 1 << 200)
+
+
+def _rule(fmt: Format) -> Rule:
+    rule = fmt.scale.rule
+    if rule == "floor_log2":
+        return lambda low, high, _: (_upper_power(low, high), True)
+    if rule == "ceil_log2":
+        return lambda low, high, _: (_upper_power(low, high) / 2, False)
+    if rule == "even_log2":
+        step = Fraction(1, 4 << _mantissa(fmt.grids[0]))
+        return lambda low, high, _: (_upper_power(low, high) * (1 - step), True)
+    if rule == "round_log2":
+        return lambda low, high, _: (_upper_power(low, high) / 2 * _SQRT_2, False)
+    return _ROUNDINGS[fmt.scale.rounding]
+
+
+_ROUNDINGS: dict[str, Rule] = {
+    "down": lambda _, high, __: (high, True),
+    "up": lambda low, _, __: (low, False),
+    "even": lambda low, high, high_code: ((low + high) / 2, high_code % 2 == 0),
+}
+
+
+def _upper_power(low: Fraction, high: Fraction) -> Fraction:
+    """The power of two in (low, high], or the next above: only powers of two are asked for."""
+    power = Fraction(2) ** floor_log2(high)
+    return power if power > low else 2 * power
+
+
+def _mantissa(grid: Grid) -> int:
+    """Mantissa bits of a grid that is a float (checked where ``even_log2`` is declared)."""
+    number = named_float(grid.atom)
+    return 0 if number is None else number.mantissa
 
 
 def _below(bits: int) -> int:

@@ -16,7 +16,8 @@ class Knob:
     """One ``key value`` setting.
 
     ``words`` are the words it takes, ``number`` says whether it takes a number, ``calls`` are
-    the calls it takes (``targets(6, 4)``), and ``default`` is None for a knob that must be said.
+    the calls it takes (``targets(6, 4)``), ``text`` whether it takes a string, and ``default`` is
+    None for a knob that must be said.
     """
 
     key: str
@@ -25,12 +26,14 @@ class Knob:
     number: bool = False
     default: str | None = None
     calls: tuple[str, ...] = ()
+    text: bool = False
 
     @property
     def legal(self) -> str:
         """What the knob takes, in the words of a message."""
         choices = [*self.words, *(["a number"] if self.number else [])]
         choices += [f"{name}(...)" for name in self.calls]
+        choices += ["a string in double quotes"] if self.text else []
         return choices[0] if len(choices) == 1 else ", ".join(choices[:-1]) + " or " + choices[-1]
 
 
@@ -78,12 +81,15 @@ FORMAT_KNOBS = _table(
         ("squared", "weighted"),
         default="squared",
     ),
+    Knob("use", "when to use the format, in a line", text=True),
+    Knob("check", "a published figure that the format is checked against", text=True),
     Knob(
         "promote",
         "SOP's promotion plan, for a whole model: knap(0.10) adds 0.10 bits per weight",
         ("none",),
         default="none",
         calls=("knap",),
+        text=True,
     ),
     Knob("overflow", "what a value past the grid's end becomes", ("saturate",), default="saturate"),
     Knob(
@@ -215,6 +221,9 @@ STORED_KNOBS = _table(
     ),
 )
 
+#: What a zero clause can be.
+ZERO_KINDS = ("point", "minimum")
+
 #: Settings of ``zero point``.
 POINT_KNOBS = _table(
     Knob(
@@ -328,3 +337,5 @@ SELECT_PLACES = ("scale.sign", "scale.meta", "field")
 
 #: Bits that a scale word may take.
 CONTAINERS = (*range(1, 17), 32)
+#: The ones that 'container fit' chooses from: the least that holds the word.
+FIT_CONTAINERS = (8, 12, 16, 32)

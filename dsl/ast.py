@@ -201,6 +201,7 @@ class RecordField:
     stream: Word
     settings: tuple[Setting, ...] | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    comments: Comments = Comments()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar
 
-from .ast import Clause, Comments, File, FormatDecl, GridDecl, ScaleDecl, Setting, Span
+from .ast import (
+    Atom,
+    AtomDecl,
+    Body,
+    Clause,
+    Comments,
+    File,
+    FormatDecl,
+    GridDecl,
+    Import,
+    RecordDecl,
+    RecordField,
+    ScaleDecl,
+    Setting,
+    SideDecl,
+    Span,
+    ZeroDecl,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .scanner import Comment
+
+_Declaration = Import | AtomDecl | FormatDecl
+_Node = TypeVar("_Node", bound=_Declaration | Clause | RecordField)
 
 
 def attach(file: File, comments: Sequence[Comment]) -> File:
     """The same file with its comments in place.
 
     A comment belongs beside the node that ends before it on its line, else above the next
-    node in the same braces, else to the footer of its format or file. One inside a clause
-    that is by none of the clause's own settings goes above that clause.
+    node in the same braces, else to the footer of its format, body or file. One inside a node
+    that is by none of what the node is made of goes above that node.
     """
     if not comments:
         return file
-    notes, after = _share_out(comments, [item.span for item in file.formats])
-    formats = tuple(_format(item, note) for item, note in zip(file.formats, notes, strict=True))
-    return replace(file, formats=formats, footer=_texts(after))
+    nodes: list[_Declaration] = [*file.imports, *file.atoms, *file.formats]
+    nodes.sort(key=lambda node: (node.span.line, node.span.column))
+    nodes, after = _attach_all(nodes, comments, _declaration)
+    return File(
+        tuple(node for node in nodes if isinstance(node, FormatDecl)),
+        tuple(node for node in nodes if isinstance(node, Import)),
+        tuple(node for node in nodes if isinstance(node, AtomDecl)),
+        _texts(after),
+    )
 
 
 @dataclass(slots=True)
@@ -35,8 +61,23 @@ class _Notes:
     inside: list[Comment] = field(default_factory=list)
     beside: str | None = None
 
-    def comments(self, *moved: Comment) -> Comments:
-        return Comments(_texts([*self.above, *moved]), self.beside)
+
+def _attach_all(
+    nodes: Sequence[_Node],
+    comments: Sequence[Comment],
+    inner: Callable[[_Node, Sequence[Comment]], tuple[_Node, list[Comment]]],
+) -> tuple[list[_Node], list[Comment]]:
+    """The nodes of one pair of braces with their comments, and the comments after the last.
+
+    ``inner`` gives a node the comments inside it, and returns those that it has no place for.
+    """
+    notes, after = _share_out(comments, [node.span for node in nodes])
+    done: list[_Node] = []
+    for node, note in zip(nodes, notes, strict=True):
+        filled, moved = inner(node, note.inside)
+        texts = Comments(_texts([*note.above, *moved]), note.beside)
+        done.append(replace(filled, comments=texts))
+    return done, after
 
 
 def _share_out(
@@ -61,47 +102,99 @@ def _share_out(
     return notes, after
 
 
-def _format(node: FormatDecl, notes: _Notes) -> FormatDecl:
-    header, body = _split(notes.inside, (node.title or node.name).span, node.clauses)
-    clauses, footer = _clauses(node.clauses, body)
-    return replace(node, clauses=clauses, comments=notes.comments(*header), footer=_texts(footer))
+# -- what a node is made of ------------------------------------------------------------
+# Each function gives a node the comments inside it, and returns those without a place in it.
 
 
-def _clauses(
-    nodes: tuple[Clause, ...], comments: Sequence[Comment]
-) -> tuple[tuple[Clause, ...], list[Comment]]:
-    notes, after = _share_out(comments, [node.span for node in nodes])
-    return tuple(_clause(node, note) for node, note in zip(nodes, notes, strict=True)), after
+def _declaration(
+    node: _Declaration, comments: Sequence[Comment]
+) -> tuple[_Declaration, list[Comment]]:
+    if isinstance(node, FormatDecl):
+        header, inside = _split(comments, (node.base or node.title or node.name).span, node.clauses)
+        clauses, footer = _attach_all(node.clauses, inside, _clause)
+        return replace(node, clauses=tuple(clauses), footer=_texts(footer)), header
+    if isinstance(node, AtomDecl):
+        atom, moved = _atom(node.atom, comments)
+        return replace(node, atom=atom), moved
+    return node, list(comments)
 
 
-def _clause(node: Clause, notes: _Notes) -> Clause:
-    if isinstance(node, ScaleDecl) and node.settings:
-        settings, moved = _settings(node.settings, notes, node.word.span)
-        return replace(node, settings=settings, comments=notes.comments(*moved))
-    if isinstance(node, GridDecl) and node.atom.settings:
-        header = (node.atom.bits or node.atom.kind).span
-        settings, moved = _settings(node.atom.settings, notes, header)
-        atom = replace(node.atom, settings=settings)
-        return replace(node, atom=atom, comments=notes.comments(*moved))
-    return replace(node, comments=notes.comments(*notes.inside))
+def _clause(node: Clause, comments: Sequence[Comment]) -> tuple[Clause, list[Comment]]:
+    match node:
+        case GridDecl(_, atom):
+            atom, moved = _atom(atom, comments)
+            return replace(node, atom=atom), moved
+        case ScaleDecl(word, settings, stored) | ZeroDecl(word, settings, stored):
+            if stored is None:
+                settings, moved = _settings(settings, comments, word.span)
+                return replace(node, settings=settings), moved
+            inside = [c for c in comments if _is_behind(c, stored.span)]
+            outside = comments[: len(comments) - len(inside)]
+            settings, moved = _settings(settings, outside, word.span)
+            stored, header = _body(stored, inside)
+            return replace(node, settings=settings, stored=stored), moved + header
+        case SideDecl(kind, settings):
+            settings, moved = _settings(settings, comments, kind.span)
+            return replace(node, settings=settings), moved
+        case RecordDecl(elements, fields):
+            header, inside = _split(comments, elements.span, fields)
+            filled, after = _attach_all(fields, inside, _field)
+            return replace(node, fields=tuple(filled)), header + after
+        case _:
+            return node, list(comments)
+
+
+def _body(body: Body, comments: Sequence[Comment]) -> tuple[Body, list[Comment]]:
+    brace = replace(body.span, end_line=body.span.line)
+    header, inside = _split(comments, brace, body.clauses)
+    clauses, footer = _attach_all(body.clauses, inside, _clause)
+    return replace(body, clauses=tuple(clauses), footer=_texts(footer)), header
+
+
+def _field(node: RecordField, comments: Sequence[Comment]) -> tuple[RecordField, list[Comment]]:
+    settings, moved = _settings(node.settings, comments, node.stream.span)
+    return replace(node, settings=settings), moved
+
+
+def _atom(atom: Atom, comments: Sequence[Comment]) -> tuple[Atom, list[Comment]]:
+    header = (atom.bits or atom.kind).span
+    if not atom.recipe:
+        settings, moved = _settings(atom.settings, comments, header)
+        return replace(atom, settings=settings), moved
+    # The recipe's own begin behind its first setting, or below what stands before it.
+    end = (atom.settings or atom.values or (atom.kind,))[-1].span
+    start = atom.recipe[0].span
+    own = [c for c in comments if c.line > end.end_line or _is_behind(c, start)]
+    recipe, after = _settings(atom.recipe, own, end)
+    settings, moved = _settings(atom.settings, comments[: len(comments) - len(own)], header)
+    return replace(atom, settings=settings, recipe=recipe), moved + after
 
 
 def _settings(
-    nodes: tuple[Setting, ...], notes: _Notes, header: Span
-) -> tuple[tuple[Setting, ...], list[Comment]]:
+    nodes: tuple[Setting, ...] | None, comments: Sequence[Comment], header: Span
+) -> tuple[tuple[Setting, ...] | None, list[Comment]]:
     """Settings with their comments, and the comments of none of them."""
-    before, body = _split(notes.inside, header, nodes)
-    settings, after = _clauses(nodes, body)
-    return cast("tuple[Setting, ...]", settings), [*before, *after]
+    if not nodes:
+        return nodes, list(comments)
+    before, inside = _split(comments, header, nodes)
+    settings, after = _attach_all(nodes, inside, lambda node, notes: (node, list(notes)))
+    return tuple(settings), before + after
+
+
+# -- by place --------------------------------------------------------------------------
 
 
 def _split(
-    comments: Sequence[Comment], header: Span, nodes: Sequence[Clause]
+    comments: Sequence[Comment], header: Span, nodes: Sequence[Clause] | Sequence[RecordField]
 ) -> tuple[list[Comment], list[Comment]]:
-    """Split the comments inside braces from those on the line that opens them."""
-    body = nodes[0].span.line if nodes else header.end_line + 1
-    before = [c for c in comments if c.line <= header.end_line and c.line < body]
+    """Split those on the line that opens the braces from those in the braces."""
+    first = nodes[0].span.line if nodes else header.end_line + 1
+    before = [c for c in comments if c.line <= header.end_line and c.line < first]
     return before, list(comments[len(before) :])
+
+
+def _is_behind(comment: Comment, start: Span) -> bool:
+    return (comment.line, comment.column) > (start.line, start.column)
 
 
 def _texts(comments: Sequence[Comment]) -> tuple[str, ...]:

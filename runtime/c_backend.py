@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from ..codegen.c import emit, symbol
-from ..compiler.format import Format
+from ..compiler.format import Format, Stream
 from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
@@ -21,6 +22,10 @@ from .compile_cache import compile_library
 #: Below this many elements another thread costs more than it saves.
 THREAD_GRAIN = 1 << 18
 
+#: Scales, selects and zeros, one entry for each block.
+_Given = tuple[F32, U8 | None, F32 | None]
+_Array = TypeVar("_Array", F32, U8)
+
 _SIZE, _FLOAT, _POINTER = ctypes.c_size_t, ctypes.c_float, ctypes.c_void_p
 
 
@@ -29,7 +34,8 @@ class CBackend:
 
     Encode and decode give the reference's bits (a NaN stays a NaN, with any payload);
     calls release the GIL and large tensors are cut into rows for several threads, which
-    does not change a bit.
+    does not change a bit. Where blocks have a zero point or a minimum there are only
+    ``encode_given`` and ``decode_given``: the pipeline chooses scales and zeros.
 
     Args:
         fmt: the format.
@@ -45,10 +51,26 @@ class CBackend:
     def __init__(self, fmt: Format, *, native: bool = True, threads: int | None = None) -> None:
         self._format = fmt
         self._view = view_of(fmt)
+        self._codes = next(stream for stream in fmt.streams if stream.name == "codes")
         self._threads = threads or _processors()
         library = _load(fmt, native)
         prefix = symbol(fmt)
         stream = [_POINTER, _SIZE]
+        given = [_POINTER, _POINTER, _POINTER, _SIZE]
+        self._encode_given = _function(
+            library,
+            f"{prefix}_encode_given",
+            [_SIZE, _SIZE, _POINTER, _SIZE, *given, *stream],
+            None,
+        )
+        self._decode_given = _function(
+            library,
+            f"{prefix}_decode_given",
+            [_SIZE, _SIZE, *stream, *given, _POINTER, _SIZE],
+            None,
+        )
+        if fmt.zero is not None:
+            return
         self._encode = _function(
             library,
             f"{prefix}_encode",
@@ -63,12 +85,11 @@ class CBackend:
         """See ``Backend.encode``.
 
         Raises:
-            ValueError: x is not two-dimensional, or holds a NaN that the format cannot store.
+            ValueError: x is not two-dimensional, or holds a NaN that the format cannot store;
+                or the format goes through the pipeline.
         """
-        if x.ndim != 2:
-            raise ValueError(f"rows of elements are two-dimensional, not {x.ndim}-dimensional")
-        with np.errstate(over="ignore", under="ignore"):
-            source = np.ascontiguousarray(x, np.float32)
+        self._check_fused()
+        source = _elements(x)
         rows, length = source.shape
         thresholds = _thresholds(self._format, level.multiplier)
         streams = {
@@ -101,13 +122,11 @@ class CBackend:
 
         Raises:
             ValueError: a stream is missing, too short, or not uint8 rows, or ``out`` does
-                not fit.
+                not fit; or the format goes through the pipeline.
         """
+        self._check_fused()
         checked, rows = self._check(streams, length)
-        result = np.empty((rows, length), np.float32) if out is None else out
-        fits = result.shape == (rows, length) and result.dtype == np.float32
-        if not (fits and result.flags.c_contiguous and result.flags.writeable):
-            raise ValueError(f"the output is not writeable contiguous float32 [{rows}, {length}]")
+        result = _output(out, rows, length)
 
         def work(top: int, bottom: int) -> None:
             self._decode(
@@ -139,8 +158,9 @@ class CBackend:
 
         Raises:
             ValueError: a stream is missing, too short, or not uint8 rows, or the vector is
-                not of this length.
+                not of this length; or the format goes through the pipeline.
         """
+        self._check_fused()
         if vector.shape != (length,):
             raise ValueError(f"the vector has shape {vector.shape}, the rows need ({length},)")
         checked, rows = self._check(streams, length)
@@ -160,31 +180,139 @@ class CBackend:
         self._over_rows(work, rows, length)
         return out
 
+    def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
+        """Codes of rows whose blocks' scales are given: only the elements are rounded here.
+
+        Args:
+            x: finite float32 [rows, n].
+            scales: finite effective scales, float32 [rows, ceil(n / block)]. A negative one
+                (-0 too) mirrors the grid, and a zero counts as 1.
+            selects: the index of each block's grid, uint8 like ``scales``; None: all 0.
+            zeros: each block's zero point or effective minimum, float32 like ``scales``, for a
+                format that has them; else None.
+
+        Returns:
+            uint8 [rows, bytes of n codes].
+
+        Raises:
+            ValueError: an array does not fit, or no grid has a block's index.
+        """
+        source = _elements(x)
+        rows, length = source.shape
+        given = self._check_given(rows, length, (scales, selects, zeros), len(self._view.grids))
+        width = self._codes.row_bytes(length, self._format.block)
+        codes = np.empty((rows, width), np.uint8)
+
+        def work(top: int, bottom: int) -> None:
+            self._encode_given(
+                bottom - top,
+                length,
+                _address(source, top),
+                length,
+                *_given_arguments(given, top),
+                _address(codes, top),
+                width,
+            )
+
+        self._over_rows(work, rows, length)
+        return codes
+
+    def decode_given(
+        self,
+        codes: U8,
+        scales: F32,
+        selects: U8 | None,
+        zeros: F32 | None,
+        length: int,
+        out: F32 | None = None,
+    ) -> F32:
+        """Rows from their codes and what ``encode_given`` was given.
+
+        Args:
+            codes: uint8 [rows, bytes of ``length`` codes or more].
+            scales: see ``encode_given``; 0 decodes to zeros.
+            selects: see ``encode_given``; what a select field can say, but no grid has, is NaN.
+            zeros: see ``encode_given``.
+            length: elements per row.
+            out: C-contiguous float32 [rows, length] to write to, allocated when None.
+
+        Raises:
+            ValueError: an array does not fit.
+        """
+        codes = self._check_stream(self._codes, codes, length)
+        rows = len(codes)
+        tables = len(self._view.decode_bits) >> self._format.code_bits
+        given = self._check_given(rows, length, (scales, selects, zeros), tables)
+        result = _output(out, rows, length)
+
+        def work(top: int, bottom: int) -> None:
+            self._decode_given(
+                bottom - top,
+                length,
+                _address(codes, top),
+                codes.shape[1],
+                *_given_arguments(given, top),
+                _address(result, top),
+                length,
+            )
+
+        self._over_rows(work, rows, length)
+        return result
+
+    def _check_fused(self) -> None:
+        """Raises ValueError where scales are not chosen in C."""
+        if self._format.zero is not None:
+            raise ValueError(
+                f"a block of '{self._format.name}' has a zero beside its scale: "
+                "the format goes through the pipeline"
+            )
+
     def _check(self, streams: dict[str, U8], length: int) -> tuple[dict[str, U8], int]:
         """The streams as contiguous rows that are long enough, and how many rows."""
-        if length < 0:
-            raise ValueError(f"a row cannot have {length} elements")
         checked = {}
         for stream in self._format.streams:
             if stream.name not in streams:
                 raise ValueError(f"the stream '{stream.name}' is missing")
-            octets = streams[stream.name]
-            needed = stream.row_bytes(length, self._format.block)
-            if octets.ndim != 2 or octets.dtype != np.uint8:
-                raise ValueError(
-                    f"the stream '{stream.name}' is {octets.dtype}{list(octets.shape)}, "
-                    "not uint8 [rows, bytes]"
-                )
-            if octets.shape[1] < needed:
-                raise ValueError(
-                    f"the stream '{stream.name}' has {octets.shape[1]} bytes a row, "
-                    f"{length} elements need {needed}"
-                )
-            checked[stream.name] = np.ascontiguousarray(octets)
+            checked[stream.name] = self._check_stream(stream, streams[stream.name], length)
         counts = {len(octets) for octets in checked.values()}
         if len(counts) != 1:
             raise ValueError(f"the streams have different numbers of rows: {sorted(counts)}")
         return checked, counts.pop()
+
+    def _check_stream(self, stream: Stream, octets: U8, length: int) -> U8:
+        """The stream as contiguous rows that are long enough."""
+        if length < 0:
+            raise ValueError(f"a row cannot have {length} elements")
+        needed = stream.row_bytes(length, self._format.block)
+        if octets.ndim != 2 or octets.dtype != np.uint8:
+            raise ValueError(
+                f"the stream '{stream.name}' is {octets.dtype}{list(octets.shape)}, "
+                "not uint8 [rows, bytes]"
+            )
+        if octets.shape[1] < needed:
+            raise ValueError(
+                f"the stream '{stream.name}' has {octets.shape[1]} bytes a row, "
+                f"{length} elements need {needed}"
+            )
+        return np.ascontiguousarray(octets)
+
+    def _check_given(
+        self, rows: int, length: int, given: tuple[F32, U8 | None, F32 | None], indices: int
+    ) -> _Given:
+        """Scales, selects and zeros as contiguous arrays of one entry for each block."""
+        scales, selects, zeros = given
+        shape = (rows, -(-length // self._format.block))
+        if (zeros is None) != (self._format.zero is None):
+            wanted = "no zeros" if self._format.zero is None else "a zero for each block"
+            raise ValueError(f"the format '{self._format.name}' has {wanted}")
+        scales = _of_blocks("scales", scales, np.float32, shape)
+        if selects is not None:
+            selects = _of_blocks("selects", selects, np.uint8, shape)
+            if selects.size and int(selects.max()) >= indices:
+                raise ValueError(f"no grid of '{self._format.name}' has the index {selects.max()}")
+        if zeros is not None:
+            zeros = _of_blocks("zeros", zeros, np.float32, shape)
+        return scales, selects, zeros
 
     def _over_rows(self, work: Callable[[int, int], None], rows: int, length: int) -> None:
         """Do ``work(first row, end row)`` for all rows, in several threads when it pays."""
@@ -203,6 +331,39 @@ def _thresholds(fmt: Format, multiplier: float) -> F32:
     table = np.ascontiguousarray(scale_thresholds(view_of(fmt), multiplier))
     table.flags.writeable = False
     return table
+
+
+def _elements(x: F32) -> F32:
+    """Rows of elements, C-contiguous; wider floats are rounded."""
+    if x.ndim != 2:
+        raise ValueError(f"rows of elements are two-dimensional, not {x.ndim}-dimensional")
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ascontiguousarray(x, np.float32)
+
+
+def _output(out: F32 | None, rows: int, length: int) -> F32:
+    """The array to write decoded rows to, allocated when None."""
+    result = np.empty((rows, length), np.float32) if out is None else out
+    fits = result.shape == (rows, length) and result.dtype == np.float32
+    if not (fits and result.flags.c_contiguous and result.flags.writeable):
+        raise ValueError(f"the output is not writeable contiguous float32 [{rows}, {length}]")
+    return result
+
+
+def _of_blocks(name: str, array: _Array, dtype: type[np.generic], shape: tuple[int, int]) -> _Array:
+    """An array with an entry for each block, C-contiguous."""
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(
+            f"the {name} are {array.dtype}{list(array.shape)}, "
+            f"not {np.dtype(dtype)}{list(shape)}: one for each block"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _given_arguments(given: _Given, top: int) -> list[int | None]:
+    """Pointers to a row of scales, selects and zeros, NULL where there are none; the stride."""
+    pointers = [None if array is None else _address(array, top) for array in given]
+    return [*pointers, given[0].shape[1]]
 
 
 def _stream_arguments(streams: dict[str, U8], top: int) -> list[int | None]:

@@ -117,6 +117,32 @@ class TritonBackend:
         product: F32 = self.gemv_tensor(tensors, self._tensor(x), level).cpu().numpy()
         return product
 
+    def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
+        """See ``Engine.encode_given``."""
+        tensors = [None if a is None else self._tensor(a) for a in (selects, zeros)]
+        codes: U8 = (
+            self.encode_given_tensor(self._tensor(x), self._tensor(scales), *tensors).cpu().numpy()
+        )
+        return codes
+
+    def decode_given(
+        self,
+        codes: U8,
+        scales: F32,
+        selects: U8 | None,
+        zeros: F32 | None,
+        length: int,
+        out: F32 | None = None,
+    ) -> F32:
+        """See ``Engine.decode_given``."""
+        tensors = [None if a is None else self._tensor(a) for a in (selects, zeros)]
+        given = (self._tensor(codes), self._tensor(scales), *tensors)
+        decoded: F32 = self.decode_given_tensor(*given, length).cpu().numpy()
+        if out is None:
+            return decoded
+        out[...] = decoded
+        return out
+
     def encode_tensor(self, x: torch.Tensor, level: TensorLevel) -> dict[str, torch.Tensor]:
         """Streams of a float32 tensor [rows, n] on the back end's device; no host copy."""
         import torch
@@ -156,6 +182,71 @@ class TritonBackend:
         product: torch.Tensor = self._launch("gemv", streams, x, level.multiplier, **tile)
         return product
 
+    def encode_given_tensor(
+        self,
+        x: torch.Tensor,
+        scales: torch.Tensor,
+        selects: torch.Tensor | None = None,
+        zeros: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Codes of a float32 tensor [rows, n] under the effective scales of its blocks.
+
+        Args:
+            x: float32 [rows, n], finite, on the back end's device, as all the others.
+            scales: float32 [rows, blocks of a row]: a negative one mirrors the grid, and a zero
+                compares as one.
+            selects: uint8 [rows, blocks of a row], every block's grid; None: all the first.
+            zeros: float32 [rows, blocks of a row], zero points or minima, for a format that has
+                them and for no other.
+
+        Returns:
+            uint8 [rows, bytes].
+
+        Raises:
+            ValueError: ``zeros`` are missing or not wanted, or a shape is not the one above.
+        """
+        given = self._given(scales, selects, zeros)
+        codes: torch.Tensor = self._launch("encode_given", x, **given, **self._tile(*x.shape))
+        return codes
+
+    def decode_given_tensor(
+        self,
+        codes: torch.Tensor,
+        scales: torch.Tensor,
+        selects: torch.Tensor | None,
+        zeros: torch.Tensor | None,
+        length: int,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """float32 [rows, length] from the codes and what ``encode_given_tensor`` was given.
+
+        ``out`` is a contiguous float32 [rows, length] to write to, allocated when None.
+        """
+        given = self._given(scales, selects, zeros)
+        decoded: torch.Tensor = self._launch(
+            "decode_given",
+            codes,
+            **given,
+            length=int(length),
+            out=out,
+            **self._tile(len(codes), length),
+        )
+        return decoded
+
+    def _given(
+        self,
+        scales: torch.Tensor,
+        selects: torch.Tensor | None,
+        zeros: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor | None]:
+        """Keywords of what is given for every block."""
+        fmt = self._format
+        if (zeros is None) != (fmt.zero is None):
+            wanted = "no zeros" if fmt.zero is None else f"a {fmt.zero.kind} for every block"
+            raise ValueError(f"the format '{fmt.name}' takes {wanted}")
+        given = {"scales": scales, "selects": selects}
+        return given if fmt.zero is None else {**given, "zeros": zeros}
+
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         import torch
 
@@ -168,8 +259,10 @@ class TritonBackend:
         needed = _power_of_two(rows * -(-length // self._format.block))
         return {"blocks": max(1, min(needed, INTERPRETED_TILE // _lanes(self._format)))}
 
-    def _launch(self, function: str, *args: object, **kwargs: int) -> Any:
-        call: Callable[..., Any] = getattr(self._module, function)
+    def _launch(self, function: str, *args: object, **kwargs: object) -> Any:
+        call: Callable[..., Any] | None = getattr(self._module, function, None)
+        if call is None:
+            raise ValueError(f"triton: '{self._format.name}' needs its scales given: no {function}")
         with _interpreting() if self.interpreted else contextlib.nullcontext():
             return call(*args, **kwargs)
 

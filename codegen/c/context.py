@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm
+from math import gcd, lcm
 
 from ...compiler.exact import fp32_from_bits
 from ...compiler.view import RECIPROCAL_FLOOR, GridView, View
@@ -55,9 +55,14 @@ def context_of(view: View) -> dict[str, object]:
     count = max(len(grid.midpoints) for grid in view.grids)
     padded = -(-count // _DOUBLE_LANES) * _DOUBLE_LANES
     has_select = any(stream.name == "select" for stream in fmt.streams)
+    zero = fmt.zero.kind if fmt.zero is not None else ""
     return {
         "view": view,
         "scale": scale,
+        # Codes and scales in one go; a block's zero is chosen and stored elsewhere.
+        "fused": not zero,
+        "zero": zero,
+        "zero_parameter": "float zero, " if zero else "",
         "block": fmt.block,
         "code_bits": fmt.code_bits,
         "codes": 1 << fmt.code_bits,
@@ -66,7 +71,8 @@ def context_of(view: View) -> dict[str, object]:
         "chunk": whole * max(1, _CHUNK // whole),
         "high_first": fmt.order == "high_first",
         "streams": {stream.name: stream for stream in fmt.streams},
-        "select_count": 1 << fmt.select.bits,
+        "scale_field": _field(scale.container, "word"),
+        "select_field": _field(fmt.select.bits, "index"),
         "select_bits": fmt.select.bits,
         "select_place": fmt.select.place,
         "select_words": [_select_word(view, index) for index in range(len(view.grids))],
@@ -147,13 +153,28 @@ def _lut(view: View) -> list[dict[str, object]]:
     """Decode tables by select index: C floats with their codes and decimal values."""
     size = 1 << view.format.code_bits
     names = [grid.name for grid in view.grids]
+    values = [fp32_from_bits(bits) for bits in view.decode_bits]
     tables: list[dict[str, object]] = []
-    for select in range(1 << view.format.select.bits):
-        row = [fp32_from_bits(bits) for bits in view.decode_bits[select * size :][:size]]
+    for select in range(len(values) // size):
+        row = values[select * size :][:size]
         entries = [(float_literal(v), code, f"{v:.9g}") for code, v in enumerate(row)]
         name = names[select] if select < len(names) else "no grid has this index"
         tables.append({"name": name, "entries": entries})
     return tables
+
+
+def _field(bits: int, word: str) -> dict[str, object]:
+    """A field of a little-endian bit stream: which bytes after its first one it reaches into.
+
+    Field i begins on bit i * bits: on any multiple of gcd(bits, 8) of a byte.
+    """
+    starts = range(0, 8, gcd(bits, 8))
+    further = [
+        (i, "always" if bits > 8 * i else "sometimes")
+        for i in range(1, 4)
+        if starts[-1] + bits > 8 * i
+    ]
+    return {"bits": bits, "word": word, "mask": (1 << bits) - 1, "further": further}
 
 
 def _select_word(view: View, index: int) -> int:

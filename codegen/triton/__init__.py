@@ -1,8 +1,9 @@
 """Triton kernels: one generated, readable Python module a format.
 
-The module needs torch and triton only. It holds an encoder, a decoder and a fused
-dequantize-GEMV, each a ``@triton.jit`` kernel with the format's constants written out, and
-three functions that launch them.
+The module needs torch and triton only. It holds ``@triton.jit`` kernels with the format's
+constants written out, and functions that launch them: an encoder, a decoder and a fused
+dequantize-GEMV for a format whose scales a kernel can choose, and for every format an encoder
+and a decoder of elements under scales that are given.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def emit(fmt: Format) -> dict[str, str]:
     values = {
         **_facts(fmt, plan),
         **_tables(plan),
-        **_encode_values(fmt, plan),
-        **_decode_values(fmt, plan),
-        **_expressions(plan),
+        **_element_values(plan),
+        **_given_values(plan),
+        **(_fused_values(fmt, plan) if plan.fused else {}),
     }
     return {f"{fmt.name}_triton.py": render("triton", "module.py.j2", **values)}
 
@@ -58,7 +59,9 @@ def _facts(fmt: Format, plan: Plan) -> dict[str, object]:
         "reciprocal": plan.reciprocal,
         "reciprocal_floor": repr(RECIPROCAL_FLOOR),
         "several": plan.several,
-        "reads_select": fmt.select.bits > 0,
+        "reads_select": plan.reads_select,
+        "reads_zero": plan.zero != "none",
+        "moves": plan.exact and plan.zero == "point",
         "gemv_rows": GEMV_ROWS,
         "row_bits": max(fmt.code_bits, -(-scale.container // fmt.block)),
         "table_stride": 256 if plan.pairs else 1 << fmt.code_bits,
@@ -80,15 +83,68 @@ def _tables(plan: Plan) -> dict[str, object]:
     }
 
 
+def _element_values(plan: Plan) -> dict[str, object]:
+    """What the functions take and are called with that code one element after the other."""
+    reads_step = plan.exact and any(
+        t.kind != "split" for grid in plan.grids for t in grid.thresholds
+    )
+    moved = ["zero"] if plan.exact and plan.zero == "point" else []
+    ladder = ["key", *(["step"] if reads_step else []), *moved, *_pointers(plan.ladder_tables)]
+    table = ["table"] if plan.reads_select else []
+    packed = plan.packs_in_kernel and plan.view.format.code_bits < 8
+    store = ["codes_ptr", "code", "live", "line"]
+    store += ["place", "here", "length", "blocks"] if packed else ["element", "length"]
+    values = ["codes_ptr", "pairs_ptr" if plan.pairs else "values_ptr", *table, "line"]
+    values += ["place", "here", "length", "blocks"] if plan.pairs else ["element", "live", "length"]
+    return {
+        "codes_arguments": ", ".join(ladder),
+        "store_head": _head("_store_codes", store),
+        "store_call": _call("_store_codes", store, 4),
+        "values_head": _head("_values", values),
+        "values_call": _call("value = _values", values, 4),
+    }
+
+
+def _given_values(plan: Plan) -> dict[str, object]:
+    """What the kernels take and are called with that are given their scales."""
+    zeros = plan.zero != "none"
+    numbers = ["scales", *(["zeros"] if zeros else [])]
+    encoded = [*numbers, *(["selects"] if plan.several else [])]
+    decoded = [*numbers, *(["selects"] if plan.reads_select else [])]
+    tables = ["pairs" if plan.pairs else "values"]
+
+    def call(given: Iterable[str], tables: Iterable[str]) -> list[str]:
+        kinds = {"selects": "torch.uint8"}
+        blocks = [f"_per_block({g}, rows, length, {kinds.get(g, 'torch.float32')})" for g in given]
+        return [*blocks, *(f'tables["{table}"]' for table in tables)]
+
+    return {
+        "given_parameters": [
+            "scales: torch.Tensor,",
+            *(["zeros: torch.Tensor,"] if zeros else []),
+            "selects: torch.Tensor | None = None,",
+        ],
+        "encode_given_arguments": [
+            "x_ptr",
+            "codes_ptr",
+            *_pointers([*encoded, *plan.ladder_tables]),
+        ],
+        "encode_given_call": ["x.contiguous()", "codes", *call(encoded, plan.ladder_tables)],
+        "decode_given_arguments": ["codes_ptr", *_pointers([*decoded, *tables]), "out_ptr"],
+        "decode_given_call": ["codes", *call(decoded, tables), "out"],
+    }
+
+
+def _fused_values(fmt: Format, plan: Plan) -> dict[str, object]:
+    """What the kernels take and are called with that choose or read the scale words."""
+    return {**_encode_values(fmt, plan), **_decode_values(fmt, plan), **_expressions(plan)}
+
+
 def _encode_values(fmt: Format, plan: Plan) -> dict[str, object]:
     """What the encoder's functions take and are called with."""
     field = fmt.select.place == "field"
     thresholds = [] if plan.view.scale.is_fp32 else ["thresholds_ptr"]
     tables = [*(["values"] if plan.several else []), *plan.scale_tables, *plan.ladder_tables]
-    reads_step = plan.exact and any(
-        t.kind != "split" for grid in plan.grids for t in grid.thresholds
-    )
-    ladder = ["key", *(["step"] if reads_step else []), *_pointers(plan.ladder_tables)]
     arguments = [_grid_arguments(plan, grid, thresholds + _pointers(tables)) for grid in plan.grids]
     results = [
         ("code, word, least" if plan.several else "code, word")
@@ -100,14 +156,11 @@ def _encode_values(fmt: Format, plan: Plan) -> dict[str, object]:
         "x_is_used": plan.several or not plan.exact,
         "needs_size": plan.needs_peak,
         "stores_select": field,
-        "grid_heads": [
-            _call(f"def _grid_{i}", names, 0) + ":" for i, names in enumerate(arguments)
-        ],
+        "grid_heads": [_head(f"_grid_{i}", names) for i, names in enumerate(arguments)],
         "grid_calls": [
             _call(f"{result} = _grid_{i}", names, 4)
             for i, (result, names) in enumerate(zip(results, arguments, strict=True))
         ],
-        "codes_arguments": ", ".join(ladder),
         "encode_tables": tables,
         "encode_arguments": [
             "x_ptr",
@@ -153,7 +206,7 @@ def _decode_values(fmt: Format, plan: Plan) -> dict[str, object]:
     tables = ["pairs" if plan.pairs else "values", *plan.scale_tables]
     pointers = [*streams, *_pointers(plan.scale_tables)]
     tail = ["blocks_per_row", "multiplier"]
-    selects = fmt.select.bits > 0
+    selects = plan.reads_select
     call = f"scale{', table' if selects else ''} = _block_scales{'_and_selects' if selects else ''}"
     kernel = ["codes_ptr", *streams, *_pointers(tables), "multiplier_ptr"]
     given = [
@@ -252,6 +305,12 @@ def _call(head: str, arguments: Sequence[str], indent: int) -> str:
         return f"{head}(\n{margin}{inside}\n{' ' * indent})"
     each = "".join(f"{margin}{argument},\n" for argument in arguments)
     return f"{head}(\n{each}{' ' * indent})"
+
+
+def _head(name: str, arguments: Sequence[str]) -> str:
+    """The first line of a function; what it makes shapes of is known when it is compiled."""
+    typed = [f"{a}: tl.constexpr" if a == "blocks" else a for a in arguments]
+    return _call(f"def {name}", typed, 0) + ":"
 
 
 def _lines(items: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 from ...compiler.exact import FP32_MAX, fp32_bits, fp32_from_bits
 from ...compiler.format import Stream
@@ -110,9 +111,26 @@ class Plan:
         return self.view.format.code_bits == 4 and self.packs_in_kernel
 
     @property
+    def fused(self) -> bool:
+        """Whether kernels choose and read the scale words, besides those that are given scales."""
+        return self.view.format.is_plain
+
+    @property
+    def zero(self) -> str:
+        """What every block is given besides its scale: ``none``, ``point`` or ``minimum``."""
+        zero = self.view.format.zero
+        return "none" if zero is None else zero.kind
+
+    @property
     def packs_words(self) -> bool:
         """Whether scale words begin within bytes and need the packing kernel."""
-        return self.view.scale.container == 12
+        return self.view.scale.container % 8 != 0
+
+    @property
+    def word_octets(self) -> int:
+        """The most bytes that one scale word has bits in."""
+        bits = self.view.scale.container
+        return -(-(8 - gcd(bits, 8) + bits) // 8)
 
     @property
     def zero_is_nan(self) -> bool:
@@ -150,6 +168,11 @@ class Plan:
         return len(self.grids) > 1
 
     @property
+    def reads_select(self) -> bool:
+        """Whether a block says which grid it has."""
+        return self.several or self.view.format.select.bits > 0
+
+    @property
     def needs_peak(self) -> bool:
         """Whether the largest magnitude of a block is asked for."""
         scale = self.view.scale
@@ -157,13 +180,13 @@ class Plan:
 
     @property
     def mirrors(self) -> bool:
-        """Whether a scale may be negative."""
-        return self.view.scale.sign_bit is not None
+        """Whether some kernel flips numbers under a negative scale."""
+        return not self.exact or (self.fused and self.view.scale.sign_bit is not None)
 
     @property
     def scale_tables(self) -> tuple[str, ...]:
         """Names of the tables that decode a scale word."""
-        return ("scale_values",) if self.scale.kind == "table" else ()
+        return ("scale_values",) if self.fused and self.scale.kind == "table" else ()
 
     @property
     def ladder_tables(self) -> tuple[str, ...]:
@@ -175,8 +198,12 @@ class Plan:
     @property
     def packed_streams(self) -> tuple[Stream, ...]:
         """The streams that go through the packing kernel."""
-        loose = {"codes": not self.packs_in_kernel, "scales": self.packs_words, "select": True}
-        return tuple(s for s in self.view.format.streams if loose[s.name])
+        loose = {
+            "codes": not self.packs_in_kernel,
+            "scales": self.fused and self.packs_words,
+            "select": self.fused,
+        }
+        return tuple(s for s in self.view.format.streams if loose.get(s.name, False))
 
     @property
     def encode_blocks(self) -> int:
@@ -206,8 +233,10 @@ def plan_of(view: View) -> Plan:
         ValueError: a table is not of the shape that the kernels rely on; the message
             names the reason.
     """
-    exact = view.format.policies.compare == "exact"
-    ladders = [_ladder(grid, exact) for grid in view.grids]
+    fmt = view.format
+    exact = fmt.policies.compare == "exact"
+    moved = fmt.zero is not None and fmt.zero.kind == "point"
+    ladders = [_ladder(grid, exact, moved) for grid in view.grids]
     counts = [len(ladder) for ladder in ladders]
     offsets = [sum(counts[:i]) for i in range(len(counts))]
     plans = tuple(
@@ -227,12 +256,13 @@ def plan_of(view: View) -> Plan:
             zip(view.grids, ladders, offsets, strict=True)
         )
     )
-    _check_ranks(view)
+    if fmt.is_plain:
+        _check_ranks(view)
     return Plan(
         view=view,
         grids=plans,
         scale=_scale_plan(view),
-        lanes=1 << (view.format.block - 1).bit_length(),
+        lanes=1 << (fmt.block - 1).bit_length(),
         spelt_out=max(counts) <= MAX_SPELT_OUT and sum(counts) <= MAX_SPELT_OUT_IN_ALL,
     )
 
@@ -255,11 +285,12 @@ def _bits_of_key(key: int) -> int:
     return key if key >= 0 else NEGATIVE_ZERO_BITS - 1 - key
 
 
-def _ladder(grid: GridView, exact: bool) -> tuple[Threshold, ...]:
+def _ladder(grid: GridView, exact: bool, moved: bool) -> tuple[Threshold, ...]:
     """The grid's thresholds in ascending order, each with the code above it.
 
     The last threshold below x decides, which is the count of those below it as they ascend.
     Two quotients may round to the same number and swap places: sorted, the count stays.
+    ``moved``: exact midpoints are taken less a zero point, so that no threshold is constant.
     """
     if not exact:
         keys = sorted(total_order_key(bits) for bits in grid.quotient_bits)
@@ -270,7 +301,10 @@ def _ladder(grid: GridView, exact: bool) -> tuple[Threshold, ...]:
     steps = []
     for index, (middle, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True)):
         code = grid.order[index + 1]
-        if index == grid.zero_split:
+        if moved:
+            tie = TIE_UP if up or index == grid.zero_split else TIE_DOWN
+            steps.append(Threshold("product", float(middle), tie, 0, code))
+        elif index == grid.zero_split:
             steps.append(Threshold("split", 0.0, TIE_UP, -1, code))
         elif middle == 0:
             tie = TIE_UP_AT_ZERO if up else TIE_DOWN
