@@ -55,7 +55,7 @@ golden: setup ## rewrite the golden files of the tests, to be reviewed like code
 format: setup ## let ruff rewrite the sources, and fmtc the .fmt files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/fmtc fmt formats/*.fmt
+	$(BIN)/fmtc fmt formats/*/*.fmt
 
 bench: setup ## measure the CPU back ends beside their peers
 	$(BIN)/python bench/cpu.py

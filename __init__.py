@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .compiler.resolve import compile_text
     from .dsl.diagnostics import FormatError
-    from .formats import UnknownFormat, names
+    from .formats import UnknownFormat, compile_text, names
     from .runtime.backend import BackendUnavailable
     from .runtime.checkpoint import read_checkpoint, write_checkpoint
     from .runtime.errors import CorruptFile, MissingPackage, RefusedInput, UnusableModel
@@ -32,7 +31,7 @@ _HOMES = {
     "FormatError": ".dsl.diagnostics",
     "QuantizedTensor": ".runtime.quantized",
     "UnknownFormat": ".formats",
-    "compile_text": ".compiler.resolve",
+    "compile_text": ".formats",
     "MissingPackage": ".runtime.errors",
     "RefusedInput": ".runtime.errors",
     "UnusableModel": ".runtime.errors",

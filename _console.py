@@ -102,21 +102,39 @@ def table(rows: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
     _rich().print(shown)
 
 
+def catalogue(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the list of formats, a heading before those of each group."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("format", no_wrap=True)
+    for key in ("bpw", "MSE", "max/min"):
+        shown.add_column(key, justify="right", no_wrap=True)
+    shown.add_column("host", no_wrap=True)
+    shown.add_column("title")
+    for group in sorted({row["group"] for row in rows}):
+        shown.add_section()
+        shown.add_row(Text(group, style="bold"))
+        for row in (row for row in rows if row["group"] == group):
+            figures = [_cell(float(f"{row[key]:.4g}")) for key in ("bpw", "ratio")]
+            mse = "-" if row["mse"] is None else f"{row['mse']:.3e}"
+            cells = (f"  {row['name']}", figures[0], mse, figures[1], row["host"], row["title"])
+            shown.add_row(*cells)
+    _rich().print(shown)
+
+
 def datasheet(sheet: dict[str, Any]) -> None:
     """Print a format's datasheet."""
     click.echo(f"{sheet['name']}: {sheet['title']}".rstrip(": "))
+    for key in ("use", "check"):
+        if sheet[key]:
+            click.echo(f"  {key}: {sheet[key]}")
     for cite in sheet["cites"]:
         click.echo(f"  from {cite}")
     click.echo(f"  hash {sheet['hash']}\n")
-    scale, select = sheet["scale"], sheet["select"]
-    click.echo(
-        f"{sheet['bpw']:g} bits per weight: {sheet['code_bits']}-bit codes, "
-        f"{scale['container']}-bit scale word a block of {sheet['block']}"
-        + (f", {select['bits']}-bit select field" if select["place"] == "field" else "")
-    )
-    click.echo(f"scale word {scale['word']}: {scale['diagram']}  (most significant bit first)")
-    if select["bits"]:
-        click.echo(f"select: {select['bits']} bit at {select['place']} (u)")
+    _words(sheet)
     hosting = sheet["hosting"]
     click.echo(
         f"hosted in {hosting['host']}: value = coefficient * 2^(shift{hosting['exponent']:+d})"
@@ -135,6 +153,30 @@ def datasheet(sheet: dict[str, Any]) -> None:
             for choice in sheet["choices"]
         ]
     )
+
+
+def _words(sheet: dict[str, Any]) -> None:
+    """Which bits there are: codes, scale words, select fields, and what stands beside them."""
+    scale, select, zero = sheet["scale"], sheet["select"], sheet["zero"]
+    tile = f"{sheet['tile']} x " if sheet["tile"] > 1 else ""
+    unit = f"block of {tile}{sheet['block']}" if sheet["extent"] == "block" else sheet["extent"]
+    stored = "" if any(s["name"] == "scales" for s in sheet["streams"]) else ", stored in a format"
+    click.echo(
+        f"{sheet['bpw']:g} bits per weight: {sheet['code_bits']}-bit codes, "
+        f"{scale['container']}-bit scale word{stored} a {unit}"
+        + (f", {select['bits']}-bit select field" if select["place"] == "field" else "")
+    )
+    click.echo(f"scale word {scale['word']}: {scale['diagram']}  (most significant bit first)")
+    if select["bits"]:
+        click.echo(f"select: {select['bits']} bit at {select['place']} (u)")
+    if zero:
+        word = f"{zero['bits']} bits" if zero["bits"] else "a format of its own"
+        click.echo(f"zero {zero['kind']}: {word}{', negated' * zero['negated']}")
+    for side in sheet["sides"]:
+        click.echo(f"side {side['kind']}: {side['value']}, {side['bpw']:.3g} bits per weight")
+    if sheet["record"]:
+        names = ", ".join(field["stream"] for field in sheet["record"]["fields"])
+        click.echo(f"records of {sheet['record']['elements']} elements: {names}")
 
 
 def _grids(sheet: dict[str, Any]) -> None:

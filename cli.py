@@ -16,6 +16,7 @@ import click
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .compiler import format as compiled
     from .runtime.format import Format
 
 TARGETS = ("c", "triton", "verilog", "vectors")
@@ -44,30 +45,55 @@ class _Commands(click.Group):
 def cli() -> None:
     """A compiler for the number formats that large language models are quantized to.
 
-    FORMAT is the name of a shipped format (see `fmtc list`) or the path of a .fmt file.
+    FORMAT is the name of a shipped format (see `fmtc list`), the path of a .fmt file, or a SOP
+    string such as nf4s16ue4m4.
     """
 
 
 @cli.command("list")
+@click.option("--group", metavar="GROUP", help="Only the formats of one group.")
+@click.option("--no-mse", is_flag=True, help="Leave out the error on Gaussian data.")
 @_json
-def list_(as_json: bool) -> None:
-    """List the shipped formats."""
-    from . import _console, formats
+def list_(group: str | None, no_mse: bool, as_json: bool) -> None:
+    """List the shipped formats, group by group.
 
-    rows = []
-    for name in formats.names():
-        fmt = formats.load(name)
-        rows.append(
-            {
-                "name": name,
-                "bpw": fmt.bpw,
-                "block": fmt.block,
-                "grids": len(fmt.grids),
-                "scale": fmt.scale.word.name,
-                "title": fmt.title,
-            }
+    MSE is the mean squared error of 2^18 Gaussian elements of variance 1 by the reference
+    encoder; it is measured the first time and then remembered. max/min is the ratio of the
+    largest to the smallest nonzero magnitude of the grids.
+    """
+    from . import _console, formats
+    from .compiler.describe import summary
+
+    if group is not None and group not in formats.groups():
+        raise click.BadParameter(
+            f"'{group}' is none of {', '.join(formats.groups())}", param_hint="--group"
         )
-    _console.table(rows, as_json=as_json)
+    wanted = [n for n in formats.names() if group is None or formats.group_of(n) == group]
+    entries = {name: formats.load(name) for name in wanted}
+    errors = {} if no_mse else _gaussian_errors(entries)
+    rows = [
+        {"group": formats.group_of(name), **summary(fmt), "mse": errors.get(name)}
+        for name, fmt in entries.items()
+    ]
+    if as_json:
+        _console.json_out(rows)
+    else:
+        _console.catalogue(rows)
+
+
+def _gaussian_errors(entries: dict[str, compiled.Format]) -> dict[str, float]:
+    """Name -> mean squared error, with a bar for those that are not known yet."""
+    from . import _console
+    from .runtime.gaussian import gaussian_mse, known_mse
+
+    known = {name: known_mse(fmt) for name, fmt in entries.items()}
+    found = {name: mse for name, mse in known.items() if mse is not None}
+    with _console.progress("measuring", len(entries) - len(found)) as step:
+        for name, fmt in entries.items():
+            if name not in found:
+                step(name)
+                found[name] = gaussian_mse(fmt)
+    return found
 
 
 @cli.command()
@@ -137,21 +163,50 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
 @cli.command()
 @click.argument("format_name", metavar="FORMAT")
 @click.option(
-    "--as", "form", type=click.Choice(["table", "fmt"]), default="table", show_default=True
+    "--as",
+    "form",
+    type=click.Choice(["table", "json", "fmt"]),
+    default="table",
+    show_default=True,
+    help="fmt: the canonical text, which imports and extends nothing.",
 )
-@_json
+@click.option("--json", "as_json", is_flag=True, help="The same as --as json.")
 def show(format_name: str, form: str, as_json: bool) -> None:
     """Print a format's datasheet: grids, scale word, layout and every policy."""
     from . import _console, formats
     from .compiler.describe import datasheet
 
     value = formats.load(format_name)
-    if as_json:
-        _console.json_out(datasheet(value))
-    elif form == "fmt":
+    if form == "fmt" and not as_json:
         click.echo(value.source, nl=False)
+    elif form == "json" or as_json:
+        _console.json_out(datasheet(value))
     else:
         _console.datasheet(datasheet(value))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--from", "template", default="minimal", show_default=True, metavar="TEMPLATE")
+@click.option("--list", "only_list", is_flag=True, help="List the templates and write nothing.")
+@click.option("--force", is_flag=True, help="Write over a NAME.fmt that is there.")
+def new(name: str | None, template: str, only_list: bool, force: bool) -> None:
+    """Write NAME.fmt, a commented format to start from."""
+    from . import formats
+    from .runtime.atomic import write_atomically
+
+    if only_list:
+        for known, title in formats.template_titles().items():
+            click.echo(f"{known:20} {title}")
+        return
+    if name is None:
+        raise click.UsageError("give the NAME of the format, or --list")
+    text = formats.started(name, template)
+    path = Path(f"{name}.fmt")
+    if path.exists() and not force:
+        raise click.UsageError(f"'{path}' is there already; --force writes over it")
+    write_atomically(path, text.encode())
+    click.echo(f"{path}: written; next: fmtc check {path}")
 
 
 @cli.command()

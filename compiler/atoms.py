@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from types import MappingProxyType
 
-from ..dsl.ast import Atom, Expr, GridDecl, Setting, Span
-from .exact import FP32_MAX, is_fp32, round_fp32, show_number, significant_bits
+from ..dsl.ast import Atom, AtomDecl, GridDecl, Span, Text, Word
+from ..dsl.printer import print_expr
+from .closed_forms import VECTOR_HINT, ClosedForms, is_vector_name
+from .exact import FP32_MAX, EvaluationError, is_fp32, round_fp32, show_number, significant_bits
 from .floats import SmallFloat, named_float
 from .format import Grid
 from .hosts import HIF_HOSTS, holds
 from .report import Report, Settings, suggest
-from .vocabulary import FLOAT_KNOBS, INTEGER_KNOBS
+from .transforms import Codes, apply, asks
+from .vocabulary import FLOAT_KNOBS, INTEGER_KNOBS, TRANSFORM_KNOBS
 
 #: Widest element code.
 MAX_CODE_BITS = 8
@@ -23,35 +27,137 @@ MAX_CODE_BITS = 8
 MIDPOINT_BITS = 29
 
 ATOM_KINDS = ("codebook", "int", "hif7", "hif8")
+_EXPECTED_ATOMS = "codebook, int, hif7, hif8, a float such as e2m1, e3m2, ue4m4"
+
+#: Most settings and characters of a recipe: it is a note, not a document.
+MAX_RECIPE = 32
+MAX_RECIPE_TEXT = 200
+Recipe = tuple[tuple[str, str], ...]
 #: What other libraries call these floats.
 _ALSO_CALLED = {"fp4": "e2m1", "fp6": "e2m3", "fp8": "e4m3"}
 _COMMON_FLOATS = ("e2m1", "e1m2", "e3m0", "e2m3", "e3m2", "e4m3", "e5m2", "e2m2", "e3m3")
 
 
+#: What a name may mean besides the built-in kinds: an atom, or an earlier grid of the format
+#: (None where that has a fault).
+Known = Mapping[str, Grid | AtomDecl | None]
+
+
 def resolve_grid(
-    declaration: GridDecl, host: str, report: Report, known: object = None
+    declaration: GridDecl, host: str, report: Report, known: Known = MappingProxyType({})
 ) -> Grid | None:
-    """The exact grid of a declaration, or None after noting its faults."""
-    atom = declaration.atom
+    """The exact grid of a declaration, or None after noting its faults.
+
+    ``known`` holds the format's earlier grids and the atoms that it may use; the built-in kinds
+    come first. Values that no host word holds exactly are rounded once, to fp32.
+    """
+    name, atom = declaration.name.text, declaration.atom
+    return _Resolver(host, report, known).grid(name, atom, declaration.span)
+
+
+def resolve_atom(
+    declaration: AtomDecl, report: Report, known: Known = MappingProxyType({})
+) -> Grid | None:
+    """The grid of a named atom, in fp32, or None after noting its faults."""
     name = declaration.name.text
-    values = _values(atom, host, report)
-    if values is None:
-        return None
-    label = atom.kind.text if atom.bits is None else f"{atom.kind.text} {atom.bits.text}"
-    grid = Grid(name, label, values, _negative_zero(atom, values))
-    return grid if _is_sound(grid, host, declaration.span, report) else None
+    return _Resolver("fp32", report, known, (name,)).grid(name, declaration.atom, declaration.span)
 
 
-def float_of(
-    kind: str, settings: tuple[Setting, ...], span: Span, report: Report
-) -> SmallFloat | None:
-    """The float named ``kind`` with its settings applied, or None when it is no float's name."""
-    number = named_float(kind)
-    if number is None:
-        return None
-    return apply_float_settings(
-        number, Settings(f"the float '{kind}'", settings, FLOAT_KNOBS, report), span, report
-    )
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    """Makes one grid. ``trail`` are the atoms that led here, to find those made of themselves."""
+
+    host: str
+    report: Report
+    known: Known
+    trail: tuple[str, ...] = ()
+
+    def grid(self, name: str, atom: Atom, span: Span) -> Grid | None:
+        """The grid of an atom, or None after noting its faults."""
+        label = atom.kind.text if atom.bits is None else f"{atom.kind.text} {atom.bits.text}"
+        recipe = _recipe(atom, self.report)
+        codes = self._codes(atom, label)
+        if codes is None or recipe is None:
+            return None
+        made, label, inherited = codes
+        values = self._stored(made.values, span) if self.host == "fp32" else made.values
+        if values is None:
+            return None
+        grid = Grid(name, label, values, made.negative_zero, recipe or inherited)
+        return grid if _is_sound(grid, self.host, span, self.report) else None
+
+    def _codes(self, atom: Atom, label: str) -> tuple[Codes, str, Recipe] | None:
+        """What the codes mean, what the atom is called, and the recipe of another that it is."""
+        kind = atom.kind.text
+        if kind == "codebook":
+            values = _codebook(atom, self.host, self.report)
+            return None if values is None else (Codes(values), label, ())
+        if kind in HIF_HOSTS:
+            return (Codes(_hif(kind)), label, ()) if _no_body(atom, self.report) else None
+        if kind == "int":
+            return self._transformed(_integer(atom, self.report), label)
+        if named_float(kind) is None and kind in self.known:
+            return self._reference(atom)
+        return self._transformed(_element_float(atom, self.report, self.known), label)
+
+    def _reference(self, atom: Atom) -> tuple[Codes, str, Recipe] | None:
+        """Another grid, as it is or transformed."""
+        kind, report = atom.kind.text, self.report
+        base = self._base(atom)
+        if atom.values is not None or atom.bits is not None:
+            report.add(
+                "E0205",
+                f"'{kind}' is a grid already: it takes neither a width nor a list of values",
+                atom.span,
+                hint=f"change it by settings such as '{kind} {{ times 2 }}'",
+            )
+            return None
+        knobs = Settings(f"the grid '{kind}'", atom.settings or (), TRANSFORM_KNOBS, report)
+        if base is None:
+            return None
+        codes = Codes(base.values, base.negative_zero)
+        made = self._transformed((codes, knobs), base.atom)
+        return made and (*made[:2], () if asks(knobs) else base.recipe)
+
+    def _base(self, atom: Atom) -> Grid | None:
+        kind = atom.kind.text
+        found = self.known[kind]
+        if not isinstance(found, AtomDecl):
+            return found
+        if kind in self.trail:
+            way = " -> ".join((*self.trail[self.trail.index(kind) :], kind))
+            self.report.add(
+                "E0202",
+                f"the atom '{kind}' is made of itself: {way}",
+                atom.kind.span,
+                hint="begin with values, as in 'codebook 4 { ... }'",
+            )
+            return None
+        faults = Report()
+        resolver = _Resolver("fp32", faults, self.known, (*self.trail, kind))
+        grid = resolver.grid(kind, found.atom, found.span)
+        seen = self.report.diagnostics
+        seen += [fault for fault in faults.diagnostics if fault not in seen]
+        return grid
+
+    def _transformed(
+        self, made: tuple[Codes, Settings] | None, label: str
+    ) -> tuple[Codes, str, Recipe] | None:
+        if made is None:
+            return None
+        codes, knobs = made
+        if not asks(knobs):
+            return codes, label, ()
+        changed = apply(codes, knobs, self.report)
+        return None if changed is None else (changed, f"{label} transformed", ())
+
+    def _stored(
+        self, values: tuple[Fraction | None, ...], span: Span
+    ) -> tuple[Fraction | None, ...] | None:
+        """Every value rounded once to fp32."""
+        stored = [None if v is None else _to_host(span, v, "fp32", self.report) for v in values]
+        lost = any(new is None and old is not None for new, old in zip(stored, values, strict=True))
+        return None if lost else tuple(stored)
 
 
 def apply_float_settings(
@@ -78,35 +184,28 @@ def apply_float_settings(
     return number
 
 
-def _values(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, ...] | None:
-    kind = atom.kind.text
-    if kind == "codebook":
-        return _codebook(atom, host, report)
-    if kind == "int":
-        return _integer(atom, report)
-    if kind in HIF_HOSTS:
-        return _hif(kind) if _no_body(atom, report) else None
-    number = _element_float(atom, report)
-    return None if number is None else number.values()
-
-
-def _element_float(atom: Atom, report: Report) -> SmallFloat | None:
-    kind = atom.kind.text
-    number = float_of(kind, atom.settings or (), atom.span, report)
-    if number is None:
+def _element_float(atom: Atom, report: Report, known: Known) -> tuple[Codes, Settings] | None:
+    kind, span = atom.kind.text, atom.span
+    plain = named_float(kind)
+    if plain is None:
+        vectors = is_vector_name(kind)
         report.add(
             "E0202",
             f"no atom is called '{kind}'",
             atom.kind.span,
-            expected="codebook, int, hif7, hif8 or a float such as e2m1, e3m2, ue4m4",
-            hint=_atom_hint(kind),
+            expected=None if vectors else _EXPECTED_ATOMS + ", or an atom or earlier grid by name",
+            hint=VECTOR_HINT if vectors else _atom_hint(kind, known),
         )
         return None
+    knobs = Settings(
+        f"the float '{kind}'", atom.settings or (), FLOAT_KNOBS | TRANSFORM_KNOBS, report
+    )
+    number = apply_float_settings(plain, knobs, span, report)
     if atom.values is not None or atom.bits is not None:
         report.add(
             "E0205",
             f"the float '{kind}' takes neither a width nor a list of values",
-            atom.span,
+            span,
             hint=f"write 'codebook {number.bits} {{ ... }}' for values of your own",
         )
         return None
@@ -118,7 +217,10 @@ def _element_float(atom: Atom, report: Report) -> SmallFloat | None:
             hint="wider floats are for scales",
         )
         return None
-    return number
+    values = number.values()
+    zero = 1 << number.magnitude_bits
+    signed_zero = number.signed and values[zero] == 0
+    return Codes(values, zero if signed_zero else None), knobs
 
 
 def float_hint(name: str, known: Iterable[str]) -> str | None:
@@ -130,12 +232,12 @@ def float_hint(name: str, known: Iterable[str]) -> str | None:
     return suggest(name, known)
 
 
-def _atom_hint(kind: str) -> str:
+def _atom_hint(kind: str, known: Known) -> str:
     integer = re.fullmatch(r"(u?)s?int_?([1-8])", kind.lower())
     if integer:
         return f"write 'int {integer[2]}{' { range unsigned }' * bool(integer[1])}'"
-    hint = float_hint(kind, (*ATOM_KINDS, *_COMMON_FLOATS))
-    return hint or "for values of your own write 'grid name = codebook 4 { ... }'"
+    hint = float_hint(kind, (*ATOM_KINDS, *_COMMON_FLOATS, *known))
+    return hint or "import its file, or write 'grid name = codebook 4 { ... }'"
 
 
 def _no_body(atom: Atom, report: Report) -> bool:
@@ -173,8 +275,8 @@ def _codebook(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, .
             expected="a list such as { -1, -0.5, 0, 0.5 }",
         )
         return None
-    numbers = [(expr, report.number(expr)) for expr in atom.values]
-    if bits is None or any(value is None for _, value in numbers):
+    numbers = _listed(atom, report)
+    if bits is None or numbers is None:
         return None
     if len(numbers) != 1 << bits:
         report.add(
@@ -184,18 +286,32 @@ def _codebook(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, .
             expected=f"{1 << bits} values, one a code, starting with code 0",
         )
         return None
-    hosted = [_to_host(expr, value, host, report) for expr, value in numbers if value is not None]
+    hosted = [_to_host(span, value, host, report) for span, value in numbers]
     return None if any(value is None for value in hosted) else tuple(hosted)
 
 
-def _to_host(expr: Expr, value: Fraction, host: str, report: Report) -> Fraction | None:
+def _listed(atom: Atom, report: Report) -> list[tuple[Span, Fraction]] | None:
+    """The values of a codebook's list, closed forms written out, each with its place."""
+    forms = ClosedForms()
+    numbers: list[tuple[Span, Fraction]] = []
+    sound = True
+    for expr in atom.values or ():
+        try:
+            numbers += [(expr.span, value) for value in forms.values(expr)]
+        except EvaluationError as error:
+            sound = False
+            report.add(error.code, error.message, error.span, hint=error.hint)
+    return numbers if sound else None
+
+
+def _to_host(span: Span, value: Fraction, host: str, report: Report) -> Fraction | None:
     """Round to binary32 (the visible default), or insist that a HIF host has the value."""
     if host == "fp32":
         if abs(value) > FP32_MAX:
             report.add(
                 "E0303",
                 f"fp32 cannot hold {show_number(value)}",
-                expr.span,
+                span,
                 expected="at most 2^128 - 2^104, about 3.4e38",
             )
             return None
@@ -203,20 +319,56 @@ def _to_host(expr: Expr, value: Fraction, host: str, report: Report) -> Fraction
     if holds(host, value):
         return value
     words = HIF_HOSTS[host].words()
-    nearest_word = min(words, key=lambda word: (abs(word - value), word))
     report.add(
         "E0303",
         f"{host} has no word for {show_number(value)}",
-        expr.span,
+        span,
         expected=f"an integer of {host}, from {min(words)} to {max(words)}",
-        hint=f"the nearest is {nearest_word}",
+        hint=f"the nearest is {show_number(HIF_HOSTS[host].nearest(value))}",
     )
     return None
 
 
-def _integer(atom: Atom, report: Report) -> tuple[Fraction | None, ...] | None:
+def _recipe(atom: Atom, report: Report) -> Recipe | None:
+    """How frozen values were learned, as printed; None after noting a fault."""
+    given = atom.recipe or ()
+    if atom.recipe is not None and atom.kind.text != "codebook":
+        report.add(
+            "E0205",
+            f"'{atom.kind.text}' is not learned: its values follow from what it is",
+            atom.span,
+            hint="a recipe stands after the frozen values of a codebook",
+        )
+        return None
+    recipe: dict[str, str] = {}
+    for setting in given:
+        key, value = setting.key.text, setting.value
+        text = value.text if isinstance(value, Word | Text) else print_expr(value)
+        if key in recipe:
+            report.add(
+                "E0208",
+                f"'{key}' is said twice in the recipe",
+                setting.span,
+                hint="keep one of them",
+            )
+            return None
+        if len(recipe) == MAX_RECIPE or len(text) > MAX_RECIPE_TEXT:
+            report.add(
+                "E0302",
+                "the recipe is too long",
+                setting.span,
+                expected=f"{MAX_RECIPE} settings of {MAX_RECIPE_TEXT} characters at most",
+            )
+            return None
+        recipe[key] = text
+    return tuple(recipe.items())
+
+
+def _integer(atom: Atom, report: Report) -> tuple[Codes, Settings] | None:
     bits = _width(atom, report)
-    knobs = Settings("the integer atom", atom.settings or (), INTEGER_KNOBS, report)
+    knobs = Settings(
+        "the integer atom", atom.settings or (), INTEGER_KNOBS | TRANSFORM_KNOBS, report
+    )
     if bits is None:
         return None
     if atom.values is not None:
@@ -227,11 +379,17 @@ def _integer(atom: Atom, report: Report) -> tuple[Fraction | None, ...] | None:
             hint=f"write 'codebook {bits} {{ ... }}' for values of your own",
         )
         return None
-    if knobs.choice("range") == "unsigned":
-        return tuple(Fraction(code) for code in range(1 << bits))
+    return Codes(_integers(bits, knobs.choice("range"))), knobs
+
+
+def _integers(bits: int, kind: str) -> tuple[Fraction | None, ...]:
+    """The value of every code of an integer of this range."""
     half = 1 << (bits - 1)
+    if kind in ("unsigned", "offset"):
+        first = 0 if kind == "unsigned" else -half
+        return tuple(Fraction(first + code) for code in range(2 * half))
     signed = [Fraction(code if code < half else code - 2 * half) for code in range(2 * half)]
-    if knobs.choice("range") == "symmetric":
+    if kind == "symmetric":
         return tuple(None if value == -half else value for value in signed)
     return tuple(signed)
 
@@ -246,14 +404,6 @@ def _hif(kind: str) -> tuple[Fraction | None, ...]:
     )
 
 
-def _negative_zero(atom: Atom, values: tuple[Fraction | None, ...]) -> int | None:
-    number = named_float(atom.kind.text)
-    if number is None or not number.signed:
-        return None
-    code = 1 << number.magnitude_bits
-    return code if values[code] == 0 else None
-
-
 def _is_sound(grid: Grid, host: str, span: Span, report: Report) -> bool:
     numbers = grid.numbers
     if len(numbers) < 2:
@@ -265,7 +415,9 @@ def _is_sound(grid: Grid, host: str, span: Span, report: Report) -> bool:
                 "E0303",
                 f"{host} cannot hold {show_number(value)} of the grid '{grid.name}'",
                 span,
-                hint=None if host == "fp32" else "scale the grid to integers, or leave host out",
+                hint=None
+                if host == "fp32"
+                else f"scale the grid and say 'snap {host}', or leave host out",
             )
             return False
     if grid.high <= 0:

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from ..dsl.ast import FormatDecl, ScaleDecl, Setting
-from ..dsl.parser import parse
-from .exact import show_number
-from .format import Format, Grid
-from .vocabulary import FORMAT_KNOBS, SCALE_KNOBS
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One knob of a format: its value, and whether the file says it or defaults it."""
-
-    knob: str
-    value: str
-    said: bool
-    meaning: str
+from .choices import choices
+from .format import Format, Grid, Record, Scale, Side, Zero
 
 
 def datasheet(fmt: Format) -> dict[str, Any]:
@@ -27,11 +13,15 @@ def datasheet(fmt: Format) -> dict[str, Any]:
     return {
         "name": fmt.name,
         "title": fmt.title,
+        "use": fmt.use,
+        "check": fmt.check,
         "cites": list(fmt.cites),
         "hash": fmt.content_hash,
         "bpw": fmt.bpw,
         "exact_bpw": str(fmt.exact_bpw),
+        "extent": fmt.extent,
         "block": fmt.block,
+        "tile": fmt.tile,
         "code_bits": fmt.code_bits,
         "grids": [_grid(fmt, index, grid) for index, grid in enumerate(fmt.grids)],
         "scale": _scale(fmt),
@@ -40,9 +30,10 @@ def datasheet(fmt: Format) -> dict[str, Any]:
             "place": fmt.select.place,
             "positions": list(fmt.select.positions),
         },
-        "streams": [
-            {"name": s.name, "bits": s.bits, "per": s.per, "order": s.order} for s in fmt.streams
-        ],
+        "zero": None if fmt.zero is None else _zero(fmt.zero),
+        "sides": [_side(side) for side in fmt.sides],
+        "record": None if fmt.record is None else _record(fmt.record),
+        "streams": _streams(fmt),
         "choices": [
             {"knob": c.knob, "value": c.value, "said": c.said, "meaning": c.meaning}
             for c in choices(fmt)
@@ -51,35 +42,25 @@ def datasheet(fmt: Format) -> dict[str, Any]:
     }
 
 
-def choices(fmt: Format) -> tuple[Choice, ...]:
-    """Every knob with its value, those of the scale as ``scale.<key>``."""
-    declaration = parse(fmt.source).formats[0]
-    said = _said(declaration)
-    scale, policies = fmt.scale, fmt.policies
-    shift = "auto" if scale.shift is None else "none" if scale.shift == 0 else str(scale.shift)
-    zero = scale.word.number.magnitude(scale.zero_block)
-    values = {
-        "block": str(fmt.block),
-        "host": fmt.host,
-        "tie": policies.tie,
-        "compare": policies.compare,
-        "overflow": policies.overflow,
-        "nan": policies.nan,
-        "inf": policies.inf,
-        "negative_zero": policies.negative_zero,
-        "pack": fmt.order,
-        "layout": "planar",
-        "scale.rule": scale.rule,
-        "scale.round": scale.rounding,
-        "scale.tensor": scale.tensor,
-        "scale.shift": shift,
-        "scale.min": show_number(scale.minimum),
-        "scale.zero_block": "nan" if zero is None else show_number(zero),
-        "scale.container": str(scale.word.container),
+def summary(fmt: Format) -> dict[str, Any]:
+    """What a list of formats says of each, as JSON-ready values.
+
+    ``ratio`` is the largest over the smallest nonzero magnitude of all grids; ``host`` the
+    narrowest HIF host that holds them, else the one that the format declares.
+    """
+    sizes = {abs(value) for grid in fmt.grids for value in grid.numbers} - {0}
+    return {
+        "name": fmt.name,
+        "title": fmt.title,
+        "use": fmt.use,
+        "check": fmt.check,
+        "bpw": fmt.bpw,
+        "block": fmt.block if fmt.extent == "block" else fmt.extent,
+        "grids": len(fmt.grids),
+        "scale": fmt.scale.word.name,
+        "host": fmt.hosting.host.name if fmt.hosting else fmt.host,
+        "ratio": float(max(sizes) / min(sizes)),
     }
-    meanings = {key: knob.meaning for key, knob in FORMAT_KNOBS.items()}
-    meanings |= {f"scale.{key}": knob.meaning for key, knob in SCALE_KNOBS.items()}
-    return tuple(Choice(key, values[key], key in said, meanings[key]) for key in meanings)
 
 
 def word_diagram(fmt: Format) -> str:
@@ -102,14 +83,6 @@ def word_diagram(fmt: Format) -> str:
         else:
             groups.append(letter)
     return " ".join(groups)
-
-
-def _said(declaration: FormatDecl) -> set[str]:
-    keys = {c.key.text for c in declaration.clauses if isinstance(c, Setting)}
-    for clause in declaration.clauses:
-        if isinstance(clause, ScaleDecl):
-            keys |= {f"scale.{setting.key.text}" for setting in clause.settings or ()}
-    return keys
 
 
 def _grid(fmt: Format, index: int, grid: Grid) -> dict[str, Any]:
@@ -159,3 +132,34 @@ def _hosting(fmt: Format) -> dict[str, Any] | None:
     if fmt.hosting is None:
         return None
     return {"host": fmt.hosting.host.name, "exponent": fmt.hosting.exponent}
+
+
+def _zero(zero: Zero) -> dict[str, Any]:
+    return {
+        "kind": zero.kind,
+        "word": zero.word.name if zero.word else None,
+        "bits": zero.word.container if zero.word else zero.bits,
+        "negated": zero.negated,
+    }
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {"kind": side.kind, "value": side.value.name, "bpw": float(side.bpw())}
+
+
+def _record(record: Record) -> dict[str, Any]:
+    fields = [
+        {"stream": f.stream, "bits": f.bits, "from": f.low, "order": f.order, "run": f.run}
+        for f in record.fields
+    ]
+    return {"elements": record.elements, "fields": fields}
+
+
+def _streams(fmt: Format) -> list[dict[str, Any]]:
+    """The streams of a tensor; those of a format inside, per block of it, as ``scales.codes``."""
+    own = [{"name": s.name, "bits": s.bits, "per": s.per, "order": s.order} for s in fmt.streams]
+    inner: list[tuple[str, Scale | Zero | None]] = [("scales", fmt.scale), ("zeros", fmt.zero)]
+    for name, owner in inner:
+        if owner is not None and owner.stored is not None:
+            own += [{**s, "name": f"{name}.{s['name']}"} for s in _streams(owner.stored)]
+    return own

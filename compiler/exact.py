@@ -28,13 +28,16 @@ _LITERAL = re.compile(r"(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+))?\Z")
 
 
 class EvaluationError(ValueError):
-    """An expression without an exact value; carries the span at fault."""
+    """An expression without a value; carries the span at fault and the code of the report."""
 
-    def __init__(self, message: str, span: Span, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, span: Span, hint: str | None = None, code: str = "E0301"
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.span = span
         self.hint = hint
+        self.code = code
 
 
 def evaluate(expr: Expr) -> Fraction:

@@ -18,7 +18,6 @@ from ..dsl.ast import (
     FormatDecl,
     GridDecl,
     ScaleDecl,
-    Setting,
     Span,
     Text,
     ZeroDecl,
@@ -34,9 +33,6 @@ from .variants import merged_clauses
 MAX_DEPTH = 8
 #: Most files that one file may lead to, itself counted.
 MAX_FILES = 32
-
-#: Settings that a variant does not take over.
-_OF_ONE = ("use", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,11 +418,6 @@ def _flat(chain: _Chain, names: _Names) -> FormatDecl:
         merged = replace(
             variant,
             title=variant.title or merged.title,
-            clauses=merged_clauses(_inheritable(merged.clauses), variant.clauses),
+            clauses=merged_clauses(merged.clauses, variant.clauses),
         )
     return replace(merged, base=None)
-
-
-def _inheritable(clauses: tuple[Clause, ...]) -> tuple[Clause, ...]:
-    """Without what is said of a base alone: when to use it, and what it was measured at."""
-    return tuple(c for c in clauses if not (isinstance(c, Setting) and c.key.text in _OF_ONE))

@@ -162,10 +162,11 @@ def bit_places(count: int, bits: int, order: str) -> I64:
     Place p is bit p % 8 of byte p // 8. ``order`` is ``low_first`` or ``high_first``, as in
     ``pack``.
     """
-    item, bit = np.arange(count)[:, None], np.arange(bits)
+    item: I64 = np.arange(count)[:, None]
+    bit: I64 = np.arange(bits)
     if order == "low_first":
         return item * bits + bit
-    from_the_top = item * bits + (bits - 1 - bit)
+    from_the_top: I64 = item * bits + (bits - 1 - bit)
     return from_the_top ^ 7
 
 
@@ -177,7 +178,7 @@ def _field_places(field: RecordField, count: int) -> I64:
     octets = field.run * field.bits // 8
     run, inside = np.divmod(np.arange(count), field.run)
     slot, octet = np.divmod(inside, octets)
-    first = (run * octets + octet) * 8 + slot * field.bits
+    first: I64 = (run * octets + octet) * 8 + slot * field.bits
     return first[:, None] + np.arange(field.bits)
 
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrange import Arrangement
 from .elements import element_codes, element_values
 from .exact import FP32_MAX, fp32_from_bits, round_fp32
 from .format import Format
@@ -205,6 +206,7 @@ def block_scales(view: View, words: U32, multiplier: float) -> F32:
 
 
 def select_of(view: View, words: U32) -> U32:
+    """The grid index that the select bits of every scale word say."""
     selects = np.zeros_like(words)
     for position in view.format.select.positions:
         selects = (selects << np.uint32(1)) | ((words >> np.uint32(position)) & np.uint32(1))
@@ -249,7 +251,8 @@ def _scale_magnitude(
         positive_max = np.maximum(x, np.float32(0)).max(axis=1)
         negative_max = np.maximum(-x, np.float32(0)).max(axis=1)
     if scale.is_fp32:
-        magnitude = _fp32_scale(view, grid, positive_max, negative_max).view(np.uint32)
+        divisors = (grid.positive_divisor, grid.negative_divisor)
+        magnitude = fp32_scale(view, positive_max, negative_max, divisors).view(np.uint32)
     else:
         rank = np.maximum(
             np.searchsorted(thresholds[0], positive_max),
@@ -263,18 +266,20 @@ def _scale_magnitude(
     return magnitude.astype(np.uint32), negative, broken
 
 
-def _fp32_scale(view: View, grid: GridView, positive_max: F32, negative_max: F32) -> F32:
-    """Absmax / endpoint, one correctly rounded binary32 division; saturates, never Inf."""
+def fp32_scale(
+    view: View, positive: F32, negative: F32, divisors: tuple[Fraction, Fraction]
+) -> F32:
+    """Peak / divisor, one correctly rounded binary32 division; saturates, never Inf."""
+    counted = positive
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        wanted = positive_max / np.float32(float(grid.positive_divisor))
-        counted = positive_max
-        if grid.negative_divisor:
-            counted = np.maximum(positive_max, negative_max)
-            wanted = np.maximum(wanted, negative_max / np.float32(float(grid.negative_divisor)))
-    wanted = np.minimum(wanted, np.finfo(np.float32).max)
+        wanted = positive / np.float32(float(divisors[0]))
+        if divisors[1]:
+            counted = np.maximum(positive, negative)
+            wanted = np.maximum(wanted, negative / np.float32(float(divisors[1])))
     least = np.float32(fp32_from_bits(view.scale.minimum_bits))
     zero = np.float32(fp32_from_bits(view.scale.zero_bits))
-    return np.where(counted == 0, zero, np.maximum(wanted, least)).astype(np.float32)
+    wanted = np.maximum(np.minimum(wanted, np.finfo(np.float32).max), least)
+    return np.where(counted == 0, zero, wanted).astype(np.float32)
 
 
 def _squared_error(x: F32, decoded: F32, live: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -319,7 +324,9 @@ def _block_maxima(fmt: Format, x: NDArray[np.floating]) -> F32:
         sizes = _finite_magnitudes(x[row, column])
         sizes = np.pad(sizes, ((0, 0), (0, -sizes.shape[1] % fmt.block)))
         maxima.append(sizes.reshape(-1, fmt.block).max(axis=1))
-    return np.concatenate(maxima)
+    arrangement = Arrangement.of(fmt, *x.shape)
+    pieces = np.concatenate(maxima).reshape(arrangement.rows, arrangement.pieces)
+    return np.asarray(arrangement.reduce(np.maximum, pieces), np.float32).reshape(-1)
 
 
 def _tensor_scale(view: View, absmax: float) -> float:

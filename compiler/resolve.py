@@ -296,8 +296,15 @@ def _scale(
 
 
 def _policies(knobs: Settings, grids: dict[str, Grid | None], report: Report) -> Policies:
-    keys = ("tie", "compare", "overflow", "nan", "inf", "negative_zero", "error")
-    policies = replace(Policies(), **{key: knobs.choice(key) for key in keys})
+    policies = Policies(
+        tie=knobs.choice("tie"),
+        compare=knobs.choice("compare"),
+        overflow=knobs.choice("overflow"),
+        nan=knobs.choice("nan"),
+        inf=knobs.choice("inf"),
+        negative_zero=knobs.choice("negative_zero"),
+        error=knobs.choice("error"),
+    )
     expr = knobs.expression("offset")
     offset = None if expr is None else report.number(expr)
     if expr is None or offset is None:

@@ -60,7 +60,9 @@ def _minimum(clause: ZeroDecl, knobs: Settings, inner: Inner, report: Report) ->
             )
             return None
         stored = inner(clause.stored, "zeros")
-        return stored and Zero(
+        if stored is None:
+            return None
+        return Zero(
             "minimum",
             stored=stored,
             negated=negated,
@@ -105,6 +107,14 @@ def check_zero(
             "a block with a zero has no NaN that could be propagated",
             span,
             expected="'nan error' or 'nan zero'",
+        )
+    if zero.kind == "point" and scale.stored is not None and scale.codes == "stored":
+        report.add(
+            "E0409",
+            "a zero point follows from the scale, and this scale is not known before all scales "
+            "of the row are stored",
+            span,
+            hint="say 'codes wanted' in the scale clause, or use 'zero minimum'",
         )
     for grid in grids:
         if zero.kind == "point" and not is_consecutive(grid):

@@ -107,9 +107,7 @@ class TreeBuilder(Transformer[Token, File]):
     def fields(self, _meta: Meta, *fields: RecordField) -> tuple[RecordField, ...]:
         return fields
 
-    def field(
-        self, meta: Meta, stream: Word, settings: tuple[Setting, ...] | None
-    ) -> RecordField:
+    def field(self, meta: Meta, stream: Word, settings: tuple[Setting, ...] | None) -> RecordField:
         return RecordField(stream, settings, _span(meta))
 
     def dotted(self, meta: Meta, *names: Word) -> Word:

@@ -8,6 +8,8 @@ import re
 MAX_LENGTH = 1 << 20
 #: Most operators and brackets on the way from an expression to its innermost number.
 MAX_DEPTH = 100
+#: Most bodies after ``as`` around each other.
+MAX_NESTING = 8
 #: Most faults that are reported of one text: what follows is seldom about the text.
 MAX_FAULTS = 50
 

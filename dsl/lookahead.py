@@ -1,38 +1,48 @@
-"""What a stretch of tokens was meant to be: mistyped keywords, and hints for lone misfits."""
+"""What a stretch of tokens was meant to be, and where reading can go on behind a fault."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .diagnostics import did_you_mean, nearest
-from .wording import CLAUSES
+from .diagnostics import nearest
+from .wording import CLAUSES, DECLARATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lark import Token
 
 #: Kinds of tokens that are words, reserved or not.
-WORDS = frozenset({"NAME", "BIT", "BITS", "AT"})
+WORDS = frozenset({"NAME", "BIT", "BITS", "AT", "EXTENDS"})
 KEYWORDS = frozenset(word.upper() for word in CLAUSES)
+DECLARES = frozenset(word.upper() for word in DECLARATIONS)
+RESERVED = KEYWORDS | DECLARES | {"AS", "LEARNED"}
 
 #: What follows the first word of a clause that is no setting, and the words that go on so.
 #: No well-formed text has one of these behind an unreserved word.
 _SHAPES = (
-    (("NAME", "LBRACE"), ("scale", "format")),
+    (("NAME", "LBRACE"), ("scale", "zero", "side", "format")),
+    (("NAME", "AS"), ("scale", "zero")),
     (("NAME", "STRING", "LBRACE"), ("format",)),
     (("NAME", "EQUAL"), ("grid",)),
+    (("NUMBER", "LBRACE"), ("record",)),
     (("NUMBER", "BIT", "AT", "NAME", "LBRACE"), ("select",)),
     (("NUMBER", "BIT", "AT", "SCALE", "DOT"), ("select",)),
     (("NUMBER", "BITS", "AT", "NAME", "LBRACE"), ("select",)),
     (("NUMBER", "BITS", "AT", "SCALE", "DOT"), ("select",)),
 )
-_IN_SETTINGS = WORDS | {"NUMBER", "STRING", "MINUS", "SLASH", "CARET"}
+#: Words of other languages for ``import``.
+_IMPORTS = ("include", "use", "using", "require", "load")
+_VALUES = WORDS | {"ZERO"}
+_IN_SETTINGS = _VALUES | {"NUMBER", "STRING", "MINUS", "SLASH", "CARET"}
 _AFTER_KEYWORD = {
     "CITE": {"STRING"},
     "GRID": WORDS,
     "SCALE": WORDS,
+    "ZERO": WORDS,
+    "SIDE": WORDS,
     "SELECT": {"NUMBER"},
+    "RECORD": {"NUMBER"},
 }
 
 
@@ -54,18 +64,36 @@ def misread_clause(tokens: Sequence[Token], index: int) -> tuple[str, ...]:
     return ()
 
 
-def looks_like_format(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a declaration starts here, perhaps with ``format`` mistyped."""
+def declaration_at(tokens: Sequence[Token], index: int) -> str | None:
+    """The declaration that starts here, perhaps with its word mistyped: its kind of token."""
     token = tokens[index]
+    if token.type in DECLARES:
+        return token.type
     if token.type != "NAME":
-        return token.type == "FORMAT"
+        return None
     after = kinds(tokens, index + 1, 3)
-    like = nearest(token, ("format", *CLAUSES))
-    return (
+    like = nearest(token, (*DECLARATIONS, *CLAUSES))
+    if (
         (like == "format" and after[:1] == ("NAME",))
-        or after == ("NAME", "STRING", "LBRACE")
+        or after in (("NAME", "STRING", "LBRACE"), ("NAME", "STRING", "EXTENDS"))
         or (like is None and after[:2] == ("NAME", "LBRACE"))
-    )
+    ):
+        return "FORMAT"
+    if after[:1] == ("STRING",) and (like == "import" or token.lower() in _IMPORTS):
+        return "IMPORT"
+    named = after[:2] == ("NAME", "EQUAL") or after == ("NAME", "STRING", "EQUAL")
+    return "ATOM" if named and (like is None or like == "atom") else None
+
+
+def next_declaration(tokens: Sequence[Token], index: int, depth: int) -> int:
+    """Where the next declaration starts, seen from ``depth`` braces inside a faulty one."""
+    while index < len(tokens) and tokens[index].type not in DECLARES:
+        if depth == 0 and declaration_at(tokens, index):
+            break
+        kind = tokens[index].type
+        depth = max(0, depth + (kind == "LBRACE") - (kind == "RBRACE"))
+        index += 1
+    return index
 
 
 def atom_without_equal(tokens: Sequence[Token], index: int) -> int | None:
@@ -75,17 +103,42 @@ def atom_without_equal(tokens: Sequence[Token], index: int) -> int | None:
     return index + 2 if lacks and not first_on_line(tokens, index + 2) else None
 
 
-def next_clause(tokens: Sequence[Token], index: int, depth: int) -> int:
-    """Where reading can go on, ``depth`` braces inside a clause: a clause, ``}`` or a format."""
+def bodies_of(tokens: Sequence[Token]) -> dict[int, int]:
+    """Of every ``{`` after ``as``, and of its ``}``: the offsets in the text."""
+    ends: dict[int, int] = {}
+    opened: list[int | None] = []
+    for index, token in enumerate(tokens):
+        if token.type == "LBRACE":
+            body = index > 0 and tokens[index - 1].type == "AS"
+            opened.append(token.start_pos if body else None)
+        elif token.type == "RBRACE" and opened:
+            start = opened.pop()
+            if start is not None:
+                ends[start] = token.start_pos or 0
+        elif token.type in DECLARES:
+            opened.clear()
+    return ends
+
+
+def next_clause(tokens: Sequence[Token], index: int, depth: int, bodies: Mapping[int, int]) -> int:
+    """Where reading can go on, ``depth`` braces inside a clause.
+
+    That is at a clause, at the ``}`` that ends the clauses or at a declaration, but not at what
+    stands in a body of the faulty clause: ``bodies`` says where the bodies end.
+    """
+    inside = -1  # the offset where the body that is being passed over ends
     while index < len(tokens):
-        kind = tokens[index].type
-        new_line = first_on_line(tokens, index)
-        if kind == "FORMAT" or (kind in KEYWORDS and new_line):
-            break
-        if depth == 0 and (kind == "RBRACE" or _goes_on_as_clause(tokens, index)):
-            break
-        if depth == 0 and kind in WORDS and new_line:
-            break
+        token = tokens[index]
+        kind, new_line = token.type, first_on_line(tokens, index)
+        if inside < (token.start_pos or 0):
+            if kind in DECLARES or (kind in KEYWORDS and new_line):
+                break
+            if depth == 0 and (kind == "RBRACE" or _goes_on_as_clause(tokens, index)):
+                break
+            if depth == 0 and kind in WORDS and new_line:
+                break
+            if kind == "LBRACE":
+                inside = bodies.get(token.start_pos or 0, inside)
         depth += (kind == "LBRACE") - (kind == "RBRACE")
         index += 1
     return index
@@ -106,32 +159,18 @@ def lonely_key(tokens: Sequence[Token], index: int) -> int | None:
     for start in range(index - 1, -1, -1):
         if tokens[start].type not in _IN_SETTINGS:
             break
-        words = len(tokens) > start + 2 and {tokens[start].type, tokens[start + 1].type} <= WORDS
+        words = len(tokens) > start + 2 and {tokens[start].type, tokens[start + 1].type} <= _VALUES
         lines = [first_on_line(tokens, i) for i in range(start, start + 3)] if words else []
         if lines == [True, True, False]:
             return start
     return None
 
 
-def hint_for(tokens: Sequence[Token], index: int, accepted: set[str]) -> str | None:
-    """The way out for a token that does not fit where only ``accepted`` kinds do."""
-    token, previous = tokens[index], tokens[max(0, index - 1)]
-    kind, before = token.type, previous.type
-    touching = previous.end_pos == token.start_pos
-    hints = (
-        (kind == "FUNCTION" and "CITE" in accepted, "a setting is written 'block 16'"),
-        (kind == "LPAR" and before in WORDS, f"a call is written without a blank: '{previous}(2)'"),
-        (kind == "RPAR" and before == "LPAR", "there must be a number between the brackets"),
-        (kind == "MINUS" and before in WORDS and touching, "a name has no '-': write '_'"),
-        (kind == "DOT" and kinds(tokens, index + 1, 2) == ("DOT", "DOT"), "write out every value"),
-        (kind == "STAR" and before == "STAR", "a power is written 2^3"),
-        (kind in WORDS | {"NUMBER"} and accepted == {"STRING"}, "put the text in double quotes"),
-        (kind in {"NUMBER", "STRING"} and "CITE" in accepted, "a setting has one value"),
-        (kind in KEYWORDS and not first_on_line(tokens, index), f"'{token}' is a reserved word"),
-        (before == "SCALE", "a scale is written 'scale e4m3 { rule absmax }'"),
-        (before == "SELECT", "a select is written 'select 1 bit at scale.sign { 0: a, 1: b }'"),
-        (before == "LBRACE" and accepted == {"NUMBER"}, "an arm is written '0: name'"),
-        (kind == "NAME" and "BIT" in accepted, did_you_mean(token, ("bit", "bits"))),
-        (kind == "NAME" and accepted == {"AT"}, did_you_mean(token, ("at",))),
-    )
-    return next((hint for applies, hint in hints if applies), None)
+def bare_text(tokens: Sequence[Token], index: int) -> int:
+    """The index behind the tokens that touch this one: a text that lacks its quotes."""
+    stop = index + 1
+    while stop < len(tokens) and tokens[stop - 1].end_pos == tokens[stop].start_pos:
+        if tokens[stop].type in {"LBRACE", "RBRACE", "COMMA"}:
+            break
+        stop += 1
+    return stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .ast import File, Span
+from .ast import Clause, File, ScaleDecl, Span, ZeroDecl
 from .comments import attach
 from .diagnostics import Diagnostic, FormatError
 from .limits import MAX_LENGTH
@@ -21,7 +21,8 @@ class Parsed:
         diagnostics: the syntax errors, in source order; empty when the text is well formed.
         damaged: first words of the clauses that were left out of ``file`` (``"scale"``,
             ``"block"``), so that nobody complains that they are missing. With ``"format"``
-            in it, whole declarations or names of declarations are missing.
+            in it, whole declarations or names of declarations are missing; with ``"import"``
+            or ``"atom"``, names of atoms; with ``"extends"``, what a base would say.
     """
 
     file: File
@@ -63,13 +64,21 @@ def _without(file: File, places: frozenset[tuple[int, int]]) -> File:
     """The file without the clauses that start at these lines and columns."""
     if not places:
         return file
-    formats = (
-        replace(
-            f, clauses=tuple(c for c in f.clauses if (c.span.line, c.span.column) not in places)
-        )
-        for f in file.formats
-    )
+    formats = (replace(f, clauses=_kept(f.clauses, places)) for f in file.formats)
     return replace(file, formats=tuple(formats))
+
+
+def _kept(clauses: tuple[Clause, ...], places: frozenset[tuple[int, int]]) -> tuple[Clause, ...]:
+    kept: list[Clause] = []
+    for clause in clauses:
+        if (clause.span.line, clause.span.column) in places:
+            continue
+        if isinstance(clause, ScaleDecl | ZeroDecl) and clause.stored:
+            stored = replace(clause.stored, clauses=_kept(clause.stored.clauses, places))
+            kept.append(replace(clause, stored=stored))
+        else:
+            kept.append(clause)
+    return tuple(kept)
 
 
 def _too_large(text: str) -> Diagnostic:

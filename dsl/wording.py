@@ -14,7 +14,7 @@ SYNTAX_CODES = {
     "E0102": "a string without its closing quote",
     "E0103": "a missing closing brace",
     "E0104": "a character that the language does not have",
-    "E0105": "a text too large, or an expression too deep",
+    "E0105": "a text too large, or an expression or a body too deep",
     "E0106": "an unknown escape in a string",
     "E0107": "a malformed number",
     "E0108": "a clause that stops before its value or its end",
@@ -25,39 +25,45 @@ SYNTAX_CODES = {
 }
 
 #: The reserved words that begin a clause.
-CLAUSES = ("cite", "grid", "scale", "select")
+CLAUSES = ("cite", "grid", "scale", "zero", "select", "side", "record")
+#: The reserved words that begin a declaration.
+DECLARATIONS = ("format", "import", "atom")
 
 A_VALUE = "a value: a word, a number or a string in double quotes"
-A_CLAUSE = "a clause (cite, grid, scale, select) or a setting such as 'block 16'"
+A_CLAUSE = f"a clause ({', '.join(CLAUSES)}) or a setting such as 'block 16'"
 
-#: Groups of terminals that read as one thing, widest first, each with what it also covers.
+_NAMES = {"NAME", "BIT", "BITS", "AT", "EXTENDS"}
+_NUMBERS = {"NUMBER", "MINUS", "LPAR", "FUNCTION"}
+
+#: Groups of terminals that read as one thing, widest first: those that must all be there, those
+#: that it also covers, and its words. Where a clause may begin, what may still follow the one
+#: before goes unsaid.
 _GROUPS: tuple[tuple[set[str], set[str], str], ...] = (
-    ({"CITE", "GRID"}, {"SCALE", "SELECT", "NAME", "BIT", "BITS", "AT"}, A_CLAUSE),
-    (
-        {"NAME", "STRING", "NUMBER"},
-        {"BIT", "BITS", "AT", "FUNCTION", "MINUS", "LPAR"},
-        A_VALUE,
-    ),
-    ({"NAME", "NUMBER", "MINUS"}, {"BIT", "BITS", "AT", "FUNCTION", "LPAR"}, "values or settings"),
-    ({"NAME", "SCALE"}, {"BIT", "BITS", "AT"}, "a place such as 'scale.sign'"),
-    ({"NAME", "RBRACE"}, {"BIT", "BITS", "AT"}, "a setting such as 'rule absmax' or '}'"),
-    ({"NUMBER", "MINUS", "LPAR"}, {"FUNCTION"}, "a number"),
-    ({"NAME"}, {"BIT", "BITS", "AT"}, "a name"),
+    ({"CITE", "GRID"}, {word.upper() for word in CLAUSES} | _NAMES | {"AS", "LEARNED"}, A_CLAUSE),
+    ({"NAME", "STRING", "NUMBER"}, _NAMES | _NUMBERS | {"ZERO"}, A_VALUE),
+    ({"NAME", "NUMBER", "MINUS"}, _NAMES | _NUMBERS, "values or settings"),
+    ({"NAME", "SCALE"}, _NAMES, "a place such as 'scale.sign'"),
+    ({"NAME", "RBRACE"}, _NAMES, "a setting such as 'rule absmax' or '}'"),
+    ({"NUMBER", "MINUS", "LPAR"}, _NUMBERS, "a number"),
+    ({"NAME"}, _NAMES, "a name"),
     ({"BIT", "BITS"}, set(), "'bit'"),
 )
 
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "CARET"}
 
 _WORDS = {
+    "AS": "'as'",
     "AT": "'at'",
     "CARET": "'^'",
     "COLON": "':'",
     "COMMA": "','",
     "DOT": "'.'",
     "EQUAL": "'='",
+    "EXTENDS": "'extends'",
     "FORMAT": "'format'",
     "FUNCTION": "a function",
     "LBRACE": "'{'",
+    "LEARNED": "'learned'",
     "LPAR": "'('",
     "NUMBER": "a number",
     "RBRACE": "'}'",

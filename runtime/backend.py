@@ -7,8 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiler.engine import Engine, ReferenceEngine
 from ..compiler.format import Format
-from ..compiler.reference import TensorLevel, decode, encode
+from ..compiler.kernel import kernel_format
+from ..compiler.pipeline import decode, encode
+from ..compiler.reference import TensorLevel
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -23,11 +26,11 @@ class Backend(Protocol):
 
     name: str
 
-    def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
-        """Stream name -> uint8 [rows, bytes], from C-contiguous float32 [rows, n].
+    def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> dict[str, U8]:
+        """Stream name -> uint8 [stream rows, bytes], from C-contiguous float32 [rows, n].
 
         The caller has dealt with NaN and infinity: what arrives is finite, or NaN where the
-        format propagates it.
+        format propagates it. ``weights`` are those of ``compiler.pipeline.encode``.
         """
         ...
 
@@ -36,18 +39,27 @@ class Backend(Protocol):
         ...
 
 
-class ReferenceBackend:
+class EngineBackend:
+    """Any format, its elements done by an engine built for ``kernel_format(fmt)``."""
+
+    def __init__(self, fmt: Format, engine: Engine, name: str) -> None:
+        self.name = name
+        self.engine = engine
+        self._format = fmt
+
+    def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> dict[str, U8]:
+        """See ``Backend.encode``."""
+        return encode(self._format, x, level, self.engine, weights)
+
+    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
+        """See ``Backend.decode``."""
+        return decode(self._format, streams, length, level, self.engine)
+
+
+class ReferenceBackend(EngineBackend):
     """The NumPy reference as a back end: always there, and always right."""
 
     name = "reference"
 
     def __init__(self, fmt: Format) -> None:
-        self._format = fmt
-
-    def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
-        """See ``Backend.encode``."""
-        return encode(self._format, x, level)
-
-    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
-        """See ``Backend.decode``."""
-        return decode(self._format, streams, length, level)
+        super().__init__(fmt, ReferenceEngine(kernel_format(fmt)), self.name)

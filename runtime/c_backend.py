@@ -34,8 +34,8 @@ class CBackend:
 
     Encode and decode give the reference's bits (a NaN stays a NaN, with any payload);
     calls release the GIL and large tensors are cut into rows for several threads, which
-    does not change a bit. Where blocks have a zero point or a minimum there are only
-    ``encode_given`` and ``decode_given``: the pipeline chooses scales and zeros.
+    does not change a bit. A format that is not plain has only ``encode_given`` and
+    ``decode_given``: the pipeline chooses its scales and zeros.
 
     Args:
         fmt: the format.
@@ -69,7 +69,7 @@ class CBackend:
             [_SIZE, _SIZE, *stream, *given, _POINTER, _SIZE],
             None,
         )
-        if fmt.zero is not None:
+        if not fmt.is_plain:
             return
         self._encode = _function(
             library,
@@ -261,9 +261,9 @@ class CBackend:
 
     def _check_fused(self) -> None:
         """Raises ValueError where scales are not chosen in C."""
-        if self._format.zero is not None:
+        if not self._format.is_plain:
             raise ValueError(
-                f"a block of '{self._format.name}' has a zero beside its scale: "
+                f"the C of '{self._format.name}' is given its scales: "
                 "the format goes through the pipeline"
             )
 

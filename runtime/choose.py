@@ -7,20 +7,21 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ..compiler.format import Format
-from .backend import Backend, BackendUnavailable, ReferenceBackend
+from ..compiler.kernel import kernel_format
+from .backend import Backend, BackendUnavailable, EngineBackend, ReferenceBackend
 
 
 def _c(fmt: Format) -> Backend:
     from .c_backend import CBackend
 
-    return CBackend(fmt)
+    return EngineBackend(fmt, CBackend(kernel_format(fmt)), "c")
 
 
 def _triton(fmt: Format) -> Backend:
     from .triton_backend import TritonBackend
 
     try:
-        return TritonBackend(fmt)
+        return EngineBackend(fmt, TritonBackend(kernel_format(fmt)), "triton")
     except ValueError as reason:  # a format that Triton cannot express
         raise BackendUnavailable(str(reason)) from reason
 

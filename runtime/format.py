@@ -28,7 +28,7 @@ class Format(compiled.Format):
         """The same format, with verbs."""
         return cls(**{f.name: getattr(value, f.name) for f in fields(compiled.Format)})
 
-    def quantize(self, x: Any, *, backend: str = "auto") -> QuantizedTensor:
+    def quantize(self, x: Any, *, backend: str = "auto", weights: Any = None) -> QuantizedTensor:
         """Quantize a NumPy array or torch tensor of any shape along its last axis.
 
         Args:
@@ -36,6 +36,8 @@ class Format(compiled.Format):
                 binary32 first. A last block shorter than ``block`` is a block of its own.
             backend: ``auto`` (the fastest that is there), ``c``, ``triton`` or ``reference``;
                 all give the same bytes.
+            weights: one number for each element of the last axis, not negative: how much its
+                squared error counts under ``error weighted`` and for the residuals of ``side wr``.
 
         Raises:
             TypeError: ``x`` is not a floating-point array.
@@ -44,7 +46,7 @@ class Format(compiled.Format):
         """
         from .quantized import quantize
 
-        return quantize(self, x, backend=backend)
+        return quantize(self, x, backend=backend, weights=weights)
 
     def decode_table(self) -> NDArray[np.float32]:
         """The value of every select and code: float32 [2^select bits, 2^code bits]."""

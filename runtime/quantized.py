@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..compiler.reference import TensorLevel, calibrate, chunks
 from ..compiler.resolve import compile_text
+from ..compiler.sides import from_streams
+from ..compiler.streams import stream_shapes
 from ..dsl.diagnostics import FormatError
 from .arrays import DTYPES, Rows, from_rows, to_rows
 from .atomic import write_atomically
@@ -134,12 +136,14 @@ class QuantizedTensor:
         return rebuild(description, streams, str(path))
 
 
-def quantize(fmt: Format, x: Any, *, backend: str = "auto") -> QuantizedTensor:
+def quantize(fmt: Format, x: Any, *, backend: str = "auto", weights: Any = None) -> QuantizedTensor:
     """See ``Format.quantize``."""
     rows = to_rows(x)
+    _check_records(fmt, rows)
     values = _admit(fmt, rows)
     level = calibrate(fmt, values)
-    streams = backend_for(fmt, backend).encode(values, level)
+    counted = None if weights is None else _admit_weights(weights, rows.values.shape[1])
+    streams = backend_for(fmt, backend).encode(values, level, counted)
     return _build(fmt, rows, level, streams)
 
 
@@ -156,6 +160,31 @@ def _restore(parts: tuple[Any, ...]) -> QuantizedTensor:
     for stream in streams.values():
         stream.setflags(write=False)
     return QuantizedTensor(fmt, shape, dtype, framework, level, MappingProxyType(streams), device)
+
+
+def _check_records(fmt: Format, rows: Rows) -> None:
+    """Refuse a tensor whose rows do not divide into the format's records."""
+    record, length = fmt.record, rows.values.shape[1]
+    if record is not None and length % record.elements:
+        raise RefusedInput(
+            f"rows of {length} elements do not divide into records of {record.elements}, as the "
+            f"layout of '{fmt.name}' asks: pad the last axis to a multiple of {record.elements}"
+        )
+
+
+def _admit_weights(weights: Any, length: int) -> F32:
+    """float32 [length], finite and not negative.
+
+    Raises:
+        RefusedInput: they are not, or of another length.
+    """
+    values = to_rows(weights).values.reshape(-1)
+    if values.size != length or not np.isfinite(values).all() or (values < 0).any():
+        raise RefusedInput(
+            f"weights of the error are {length} finite numbers that are not negative, one for "
+            f"each element of a row; these are {values.size}"
+        )
+    return values
 
 
 def _admit(fmt: Format, rows: Rows) -> F32:
@@ -271,14 +300,19 @@ def _check_shapes(
     if dtype not in DTYPES or framework not in ("numpy", "torch"):
         raise CorruptFile(f"'{where}' has the unknown element type '{framework} {dtype}'")
     length = shape[-1] if shape else 1
-    for stream in fmt.streams:
-        expected = (math.prod(shape[:-1]), stream.row_bytes(length, fmt.block))
-        found = streams.get(stream.name)
+    rows = math.prod(shape[:-1])
+    for name, expected in stream_shapes(fmt, rows, length).items():
+        found = streams.get(name)
         if found is None or found.shape != expected or found.dtype != np.uint8:
             have = "absent" if found is None else f"{found.dtype} {found.shape}"
             raise CorruptFile(
-                f"'{where}': the stream '{stream.name}' should be uint8 {expected}, it is {have}"
+                f"'{where}': the stream '{name}' should be uint8 {expected}, it is {have}"
             )
+    for side in fmt.sides:
+        try:
+            from_streams(side, dict(streams), rows * length)
+        except (KeyError, ValueError) as error:
+            raise CorruptFile(f"'{where}': {error}") from error
 
 
 def digest(description: Mapping[str, Any], streams: Mapping[str, NDArray[Any]]) -> str:

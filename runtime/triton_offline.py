@@ -10,6 +10,7 @@ import inspect
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -34,6 +35,7 @@ _POINTERS = {
     "values_ptr": "*fp32",
     "scale_values_ptr": "*fp32",
     "multiplier_ptr": "*fp32",
+    "zeros_ptr": "*fp32",
     "thresholds_ptr": "*i32",
     "keys_ptr": "*i32",
     "ties_ptr": "*i32",
@@ -98,17 +100,20 @@ def compile_offline(fmt: Format, arch: int) -> list[KernelReport]:
     """
     module = load_module(fmt, interpreted=False)
     plan = plan_of(view_of(fmt))
-    steps = ceil(GEMV_COLUMNS / (fmt.block * plan.gemv_blocks))
     words = "*i32" if plan.packs_words else "*u8"
-    coders: dict[str, object] = {"blocks": plan.encode_blocks}
-    gemv: dict[str, object] = {"rows": GEMV_ROWS, "blocks": plan.gemv_blocks, "steps": steps}
-    jobs = [
-        _Job("encode", coders, {"scales_ptr": words}),
-        _Job("decode", coders),
-        _Job("gemv", gemv, fused=True),
-    ]
+    coders = {"blocks": plan.encode_blocks}
+    jobs = []
+    if plan.fused:
+        steps = ceil(GEMV_COLUMNS / (fmt.block * plan.gemv_blocks))
+        gemv = {"rows": GEMV_ROWS, "blocks": plan.gemv_blocks, "steps": steps}
+        jobs += [
+            _Job("encode", coders, {"scales_ptr": words}),
+            _Job("decode", coders),
+            _Job("gemv", gemv, fused=True),
+        ]
+    jobs += [_Job(f"{way}_given", coders, {"scales_ptr": "*fp32"}) for way in ("encode", "decode")]
     for stream in plan.packed_streams:
-        packing: dict[str, object] = {
+        packing = {
             "bits": stream.bits,
             "high_first": stream.order == "high_first",
             "tile": plan.encode_blocks * plan.lanes,
@@ -123,7 +128,7 @@ class _Job:
     """One kernel to compile: its constants, and its pointers that differ from the usual."""
 
     kernel: str
-    constants: dict[str, object]
+    constants: Mapping[str, object]
     pointers: dict[str, str] = field(default_factory=dict)
     fused: bool = False
 

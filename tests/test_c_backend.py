@@ -3,76 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 import pytest
+from c_formats import ALL, SHIPPED, backend_of, format_of
 from fmtc.compiler.format import Format
 from fmtc.compiler.packing import pack
 from fmtc.compiler.reference import TensorLevel, block_scales, calibrate, decode, encode
-from fmtc.compiler.resolve import compile_text
 from fmtc.compiler.view import view_of
-from fmtc.formats import load, names
-from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.c_backend import CBackend
 
 RNG = np.random.default_rng(20260101)
-
-NF4ISH = "-1, -0.75, -0.5, -0.4, -0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1"
-FIVE = ", ".join(str(round((i - 16) / 15 + (i % 3) / 100, 3)) for i in range(32))
-SIXTEEN = " ".join(f"grid g{i} = codebook 1 {{ -{i + 1}/16, {16 - i}/8 }}" for i in range(16))
-ARMS = ", ".join(f"{i}: g{i}" for i in range(16))
-
-#: What the shipped formats do not cover, one policy or more each. Names may be C keywords.
-ADHOC = {
-    "five_bits": f"""block 16  grid a = codebook 5 {{ {FIVE} }}  grid b = int 5  grid c = e2m2
-        scale s1e5m5 {{ container 16  shift auto }}  pack high_first
-        select 2 bits at field {{ 0: a, 1: b, 2: c }}""",
-    "double": "block 32  grid e2m1  scale e8m0 { rule floor_log2 }  tie up",
-    "main": "block 16  grid e2m1  scale e4m3 { tensor fp32 }  tie away  negative_zero drop",
-    "restrict": "block 16  grid e2m1  scale ue5m3 { round up }  tie toward_zero",
-    "inline": "block 8  grid e3m2  scale ue4m4 { round down  shift auto }  tie down",
-    "e4m3_rows": "block 32  grid e4m3  scale e8m0 { rule floor_log2 }  nan propagate",
-    "e5m2_rows": "block 64  grid e5m2  scale e5m2 { min 0.25 zero_block 1 }  nan propagate",
-    "bytes": "block 1  grid i = int 8 { range full }  scale fp32",
-    "seven": """block 7  grid c = codebook 3 { -1, -0.5, -0.25, 0, 0.125, 0.25, 0.5, 1 }
-        scale ue4m4 { shift -3 }  pack high_first""",
-    "huge": "block 4096  grid i = int 8  scale fp32  nan propagate",
-    "mirrored": """block 24  grid c = codebook 4 { -1, -0.7, -0.5, -0.4, -0.3, -0.2, -0.1, 0,
-        0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9 }  scale fp32 { rule argmax }""",
-    "meta_word": """block 16  grid a = e2m1  grid b = int 4  grid c = e1m2  grid d = e3m0
-        scale ue5m3 { container 12 }  select 2 bits at scale.meta { 0: a, 1: b, 2: c, 3: d }""",
-    "sixteen": f"block 4  {SIXTEEN}  scale e8m0  select 4 bits at field {{ {ARMS} }}",
-    "one_sided": "block 16  grid u = int 4 { range unsigned }  scale e4m3 { tensor fp32 }",
-    "two_bits": "block 12  grid c = codebook 2 { 1, -1/3, 1/3, -1 }  scale e5m3",
-    "quotient": f"""block 20  grid c = codebook 4 {{ {NF4ISH} }}  grid e2m1  scale fp32
-        compare fp32_quotient  tie up  select 1 bit at scale.sign {{ 0: c, 1: e2m1 }}""",
-    "quotient8": "block 16  grid e4m3  scale e4m3  compare fp32_quotient  nan propagate",
-    "one_sided_fp32": "block 7  grid ue2m2  scale fp32 { rule absmax  zero_block 2 }",
-    "reciprocal": "block 16  grid e2m1  scale s1e5m5 { rule argmax }  compare fp32_reciprocal",
-    "seven_bits": "block 16  host hif7  grid hif7  scale s1e5m5 { rule argmax  shift auto }",
-    "no_zero": """block 16  grid c = codebook 2 { -3, -1, 1, 3 }
-        scale ue6m4 { container 32 }  tie up""",
-    "saturating": "block 2  grid c = codebook 1 { -0.5, 0.75 }  scale ue7m3 { shift -64 }",
-}
-ALL = (*names(), *ADHOC)
-
-
-@cache
-def format_of(name: str) -> Format:
-    if name in names():
-        return load(name)
-    return compile_text(f"format {name} {{ {ADHOC[name]} }}")
-
-
-@cache
-def backend_of(name: str, native: bool = True) -> CBackend:
-    try:
-        return CBackend(format_of(name), native=native)
-    except BackendUnavailable as error:
-        if "no C compiler" in str(error):
-            pytest.skip(str(error))
-        raise
 
 
 def levels_of(fmt: Format) -> Iterator[TensorLevel]:
@@ -118,9 +59,9 @@ def random_rows(count: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ALL)
 def test_random_values_of_every_size_encode_to_the_references_bytes(name: str) -> None:
     fmt = format_of(name)
-    count = 112_000 if name in names() else 12_000
+    count = 112_000 if name in SHIPPED else 12_000
     x = RNG.permutation(random_rows(count)).reshape(-1, 1000)  # remainders for most blocks
-    assert name not in names() or x.size >= 1_000_000
+    assert name not in SHIPPED or x.size >= 1_000_000
     for level in [calibrate(fmt, x), *levels_of(fmt)]:
         assert_encodes_alike(name, x, level)
 
@@ -148,7 +89,7 @@ def scales_of(fmt: Format, level: TensorLevel, count: int) -> np.ndarray:
         return np.exp2(RNG.uniform(-149, 120, count)).astype(np.float32)
     words = np.array(view.scale.ranks[1:], np.uint32) << np.uint32(view.scale.magnitude_lsb)
     words = words if len(words) <= count else RNG.choice(words, count, replace=False)
-    return np.abs(block_scales(view, words, level))
+    return np.abs(block_scales(view, words, level.multiplier))
 
 
 def anchored_blocks(points: np.ndarray, anchor: np.ndarray, block: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import fmtc
 import pytest
 from fmtc import compile_text
 from fmtc.compiler import format as compiled
-from fmtc.compiler.describe import choices
+from fmtc.compiler.choices import choices
 from fmtc.compiler.vocabulary import FLOAT_KNOBS, FORMAT_KNOBS, INTEGER_KNOBS, SCALE_KNOBS
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 SHIPPED = [
     path.read_text(encoding="utf-8")
-    for path in sorted((Path(fmtc.__file__).parent / "formats").glob("*.fmt"))
+    for path in sorted((Path(fmtc.__file__).parent / "formats").glob("*/*.fmt"))
 ]
 SAMPLE = """# A format with every clause.
 format demo "every clause" {

@@ -36,7 +36,7 @@ from fmtc.dsl import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-FORMATS = sorted((Path(fmtc.__file__).parent / "formats").glob("*.fmt"))
+FORMATS = sorted((Path(fmtc.__file__).parent / "formats").glob("*/*.fmt"))
 RESERVED = {"format", "import", "atom", "as", "learned"} | {
     *("cite", "grid", "scale", "zero", "select", "side", "record"),
 }

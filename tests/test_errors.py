@@ -7,9 +7,10 @@ from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
+import fmtc
 import numpy as np
 import pytest
-from fmtc import FormatError, compile_text
+from fmtc import FormatError, compile_text, formats
 from fmtc.compiler.exact import show_number
 from fmtc.compiler.report import CODES
 from fmtc.compiler.view import view_of
@@ -18,7 +19,7 @@ from fmtc.dsl.diagnostics import Diagnostic
 from fmtc.runtime.format import Format
 
 BAD = Path(__file__).parent / "bad"
-FORMATS = BAD.parent.parent / "formats"
+FORMATS = [formats.find(name) for name in fmtc.names()]
 FILES = sorted(BAD.glob("meaning_*.fmt"))
 
 
@@ -153,7 +154,7 @@ def test_the_value_that_a_hint_names_is_accepted(text: str, wrong: list[str]) ->
             compile_text(text.format(nearest[0]))
 
 
-@pytest.mark.parametrize("path", sorted(FORMATS.glob("*.fmt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.stem)
 def test_one_slip_gives_one_fault(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for right, wrong in (
@@ -226,7 +227,7 @@ def test_a_report_can_be_pickled() -> None:
 
 def test_damaged_texts_are_refused_and_never_crash() -> None:
     rng = random.Random(20)
-    sound = [path.read_text(encoding="utf-8") for path in sorted(FORMATS.glob("*.fmt"))]
+    sound = [path.read_text(encoding="utf-8") for path in FORMATS]
     texts = sound * 5 + [path.read_text(encoding="utf-8") for path in FILES]
     pieces = sorted({piece for text in texts for piece in re.findall(r"\w+|\S", text)})
     pieces = [piece for piece in pieces if len(piece) < 40]

@@ -16,8 +16,8 @@ def symbol(fmt: Format) -> str:
 def emit(fmt: Format) -> dict[str, str]:
     """``<name>.c`` and ``<name>.h``: encode, decode and dot product of packed rows.
 
-    Every format can be encoded and decoded under scales that the caller gives. Where blocks
-    have a zero point or a minimum (``fmt.zero``), which is stored apart, there is nothing else.
+    Every format can be encoded and decoded under scales that the caller gives; one that is not
+    plain has no other functions.
 
     The C is portable C11 with AVX2 paths; both give the reference's bits when compiled without
     ``-ffast-math`` and with ``-ffp-contract=off``. Encoding takes the table that

@@ -50,19 +50,12 @@ class CGrid:
 
 def context_of(view: View) -> dict[str, object]:
     """The values of a view that ``format.c.j2`` and ``format.h.j2`` are rendered with."""
-    fmt, scale = view.format, view.scale
+    fmt = view.format
     whole = lcm(fmt.block, 8)
     count = max(len(grid.midpoints) for grid in view.grids)
     padded = -(-count // _DOUBLE_LANES) * _DOUBLE_LANES
-    has_select = any(stream.name == "select" for stream in fmt.streams)
-    zero = fmt.zero.kind if fmt.zero is not None else ""
+    has_zero = view.zero_kind != "none"
     return {
-        "view": view,
-        "scale": scale,
-        # Codes and scales in one go; a block's zero is chosen and stored elsewhere.
-        "fused": not zero,
-        "zero": zero,
-        "zero_parameter": "float zero, " if zero else "",
         "block": fmt.block,
         "code_bits": fmt.code_bits,
         "codes": 1 << fmt.code_bits,
@@ -70,12 +63,8 @@ def context_of(view: View) -> dict[str, object]:
         "lut": _lut(view),
         "chunk": whole * max(1, _CHUNK // whole),
         "high_first": fmt.order == "high_first",
-        "streams": {stream.name: stream for stream in fmt.streams},
-        "scale_field": _field(scale.container, "word"),
-        "select_field": _field(fmt.select.bits, "index"),
-        "select_bits": fmt.select.bits,
-        "select_place": fmt.select.place,
-        "select_words": [_select_word(view, index) for index in range(len(view.grids))],
+        "zero": view.zero_kind,
+        "zero_parameter": "float zero, " if has_zero else "",
         "exact": fmt.policies.compare == "exact",
         "reciprocal_floor": float_literal(RECIPROCAL_FLOOR),
         "reciprocal": fmt.policies.compare == "fp32_reciprocal",
@@ -85,20 +74,38 @@ def context_of(view: View) -> dict[str, object]:
         "any_inclusive": any(any(grid.ties_up) for grid in view.grids),
         "any_zero_split": any(grid.zero_split is not None for grid in view.grids),
         "identity_order": all(grid.order == tuple(range(len(grid.order))) for grid in view.grids),
+        "pack_steps": _pack_steps(fmt.code_bits),
+        # Only a plain format has its scales chosen, packed and read in C.
+        "fused": fmt.is_plain,
+        **(_fused_context(view) if fmt.is_plain else {}),
+    }
+
+
+def _fused_context(view: View) -> dict[str, object]:
+    """What the templates need beside that to work with stored scales and select indices."""
+    fmt, scale = view.format, view.scale
+    has_select = any(stream.name == "select" for stream in fmt.streams)
+    return {
+        "scale": scale,
+        "streams": {stream.name: stream for stream in fmt.streams},
+        "scale_field": _field(scale.container, "word"),
+        "select_field": _field(fmt.select.bits, "index"),
+        "select_bits": fmt.select.bits,
+        "select_place": fmt.select.place,
+        "select_words": [_select_word(view, index) for index in range(len(view.grids))],
+        "select_of_word": _select_of_word(fmt.select.positions),
+        "row_select": "select + row * select_stride" if has_select else "select",
         "all_same_sides": all(g.positive_divisor == g.negative_divisor for g in view.grids),
         "zero_code": view.grids[0].zero_code,
         "scale_values": [float_literal(fp32_from_bits(bits)) for bits in scale.values_bits],
         "magnitude_mask": (1 << scale.magnitude_bits) - 1,
         "nan_word": (scale.nan_magnitude or 0) << scale.magnitude_lsb,
         "rank_to_code": _rank_to_code(view),
-        "select_of_word": _select_of_word(fmt.select.positions),
-        "row_select": "select + row * select_stride" if has_select else "select",
         "scale_steps": max(0, len(scale.ranks) - 1),
         "search_steps": _halvings(len(scale.ranks) - 1)[0],
         "search_window": _halvings(len(scale.ranks) - 1)[1],
         "scale_minimum": float_literal(fp32_from_bits(scale.minimum_bits)),
         "scale_zero": float_literal(fp32_from_bits(scale.zero_bits)),
-        "pack_steps": _pack_steps(fmt.code_bits),
     }
 
 

@@ -257,11 +257,11 @@ def plan_of(view: View) -> Plan:
         )
     )
     if fmt.is_plain:
-        _check_ranks(view)
+        _check_scale(view)
     return Plan(
         view=view,
         grids=plans,
-        scale=_scale_plan(view),
+        scale=_scale_plan(view) if fmt.is_plain else ScalePlan("word"),
         lanes=1 << (fmt.block - 1).bit_length(),
         spelt_out=max(counts) <= MAX_SPELT_OUT and sum(counts) <= MAX_SPELT_OUT_IN_ALL,
     )
@@ -322,7 +322,7 @@ def _select_bits(view: View, index: int) -> int:
     return bits - (1 << 32) if bits >> 31 else bits
 
 
-def _check_ranks(view: View) -> None:
+def _check_scale(view: View) -> None:
     ranks = view.scale.ranks[1:]
     if ranks and ranks != tuple(range(ranks[0], ranks[0] + len(ranks))):
         raise ValueError("triton: the scale word's magnitudes do not ascend with their codes")

@@ -1,0 +1,327 @@
+"""Blocks of any shape under scales that are searched for, stored twice, or moved off zero.
+
+Scales and zeros are chosen here in NumPy; an engine does the elements under them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrange import Arrangement, Peaks, peaks_of
+from .blockscale import Chosen, block_range, choose, zero_points
+from .elements import U8
+from .engine import Engine
+from .format import Format, Scale, Stream, Zero
+from .kernel import wanted_format
+from .packing import pack, unpack
+from .reference import CHUNK, TensorLevel, block_scales, calibrate, select_of
+from .stored import from_word, read_stored, store, to_word
+from .streams import LEVELS
+from .thresholds import F32
+from .view import Trial, View, view_of
+
+U32 = NDArray[np.uint32]
+F64 = NDArray[np.float64]
+
+
+@dataclass
+class _Blocks:
+    """What has been decided for the blocks, arrays [block rows, block columns]."""
+
+    words: U32
+    scales: F32
+    selects: U8
+    zeros: F32 | None
+
+    def take(self, better: NDArray[np.bool_], other: _Blocks) -> None:
+        """Take the other's choice where it is better."""
+        self.words[better] = other.words[better]
+        self.scales[better] = other.scales[better]
+        self.selects[better] = other.selects[better]
+        if self.zeros is not None and other.zeros is not None:
+            self.zeros[better] = other.zeros[better]
+
+
+def encode_general(
+    fmt: Format, x: F32, level: TensorLevel, engine: Engine, weights: F32 | None
+) -> dict[str, U8]:
+    """Encode rows of a format without sides and record; see ``pipeline.encode``."""
+    rows, length = x.shape
+    arrangement = Arrangement.of(fmt, rows, length)
+    streams: dict[str, U8] = {}
+    levels = np.full(rows, level.multiplier, np.float32)
+    if fmt.scale.tensor == "rows":
+        levels = _row_levels(fmt, x)
+        streams[LEVELS] = levels.astype("<f4").view(np.uint8).reshape(rows, 4)
+    blocks = _empty(fmt, arrangement)
+    clean = np.zeros_like(x) if np.isnan(x).any() else x
+    for place in _strips(arrangement):
+        chosen, cleaned = _choose_strip(fmt, x[place], levels[place], engine, weights)
+        if clean is not x:
+            clean[place] = cleaned
+        _put(blocks, chosen, place, arrangement)
+    streams |= _store_scales(fmt, blocks)
+    streams |= _store_zeros(fmt, blocks)
+    if fmt.select.place == "field":
+        streams["select"] = pack(
+            blocks.selects, Stream("select", fmt.select.bits, "block", "low_first")
+        )
+    return {"codes": _codes(fmt, clean, arrangement, blocks, engine)} | streams
+
+
+def decode_general(
+    fmt: Format,
+    streams: dict[str, U8],
+    length: int,
+    level: TensorLevel,
+    engine: Engine,
+) -> F32:
+    """Decode rows of a format without sides and record; see ``pipeline.decode``."""
+    rows = streams["codes"].shape[0]
+    arrangement = Arrangement.of(fmt, rows, length)
+    if 0 in (rows, length):
+        return np.zeros((rows, length), np.float32)
+    levels = np.full(rows, level.multiplier, np.float32)
+    if fmt.scale.tensor == "rows":
+        levels = np.ascontiguousarray(streams[LEVELS]).view("<f4").reshape(rows).astype(np.float32)
+    scales, selects = _read_scales(fmt, streams, arrangement, levels)
+    if fmt.select.place == "field":
+        stream = Stream("select", fmt.select.bits, "block", "low_first")
+        selects = unpack(streams["select"], arrangement.block_shape[1], stream).astype(np.uint8)
+    zeros = _read_zeros(fmt, streams, arrangement)
+    return engine.decode_given(
+        np.ascontiguousarray(streams["codes"]),
+        np.ascontiguousarray(arrangement.expand(scales)),
+        np.ascontiguousarray(arrangement.expand(selects)) if fmt.select.bits else None,
+        None if zeros is None else np.ascontiguousarray(arrangement.expand(zeros)),
+        length,
+    )
+
+
+# -- choosing ------------------------------------------------------------------------------
+
+
+def _empty(fmt: Format, arrangement: Arrangement) -> _Blocks:
+    shape = arrangement.block_shape
+    zeros = None if fmt.zero is None else np.zeros(shape, np.float32)
+    return _Blocks(
+        np.zeros(shape, np.uint32), np.zeros(shape, np.float32), np.zeros(shape, np.uint8), zeros
+    )
+
+
+def _strips(arrangement: Arrangement) -> Iterator[slice]:
+    """Rows that are worked on together: whole blocks, about CHUNK elements."""
+    rows, length = arrangement.rows, arrangement.length
+    if 0 in (rows, length):
+        return
+    height = max(1, CHUNK // length // arrangement.tile) * arrangement.tile
+    height = rows if arrangement.extent == "tensor" else height
+    for top in range(0, rows, height):
+        yield slice(top, min(rows, top + height))
+
+
+def _put(blocks: _Blocks, strip: _Blocks, place: slice, arrangement: Arrangement) -> None:
+    tall = arrangement.extent == "tensor"
+    top = 0 if tall else place.start // arrangement.tile
+    rows = slice(top, top + strip.words.shape[0])
+    blocks.words[rows] = strip.words
+    blocks.scales[rows] = strip.scales
+    blocks.selects[rows] = strip.selects
+    if blocks.zeros is not None and strip.zeros is not None:
+        blocks.zeros[rows] = strip.zeros
+
+
+def _row_levels(fmt: Format, x: F32) -> F32:
+    """The second level of every row, as a tensor of its own would have it."""
+    alone = replace(fmt, scale=replace(fmt.scale, tensor="fp32"))
+    return np.array([calibrate(alone, row[None]).multiplier for row in x], np.float32)
+
+
+def _choose_strip(
+    fmt: Format, x: F32, levels: F32, engine: Engine, weights: F32 | None
+) -> tuple[_Blocks, F32]:
+    """The best trial of every block, and x with zeros in place of blocks that hold a NaN."""
+    view = view_of(wanted_format(fmt))
+    arrangement = Arrangement.of(fmt, *x.shape)
+    peaks = peaks_of(arrangement, x)
+    if peaks.broken.any():
+        if view.scale.nan_magnitude is None or fmt.policies.nan != "propagate":
+            raise ValueError("the format has no NaN to propagate")
+        broken = np.repeat(arrangement.expand(peaks.broken), arrangement.unit, axis=1)
+        x = np.where(broken[:, : x.shape[1]], np.float32(0), x)
+    best: _Blocks | None = None
+    least = np.zeros(arrangement.block_shape)
+    for trial in view.trials:
+        blocks, valid = _try(fmt, view, trial, peaks, levels)
+        if len(view.trials) == 1:
+            return blocks, x
+        error = _error(fmt, x, arrangement, blocks, engine, weights)
+        error[~valid] = np.inf
+        if best is None:
+            best, least = blocks, error
+            continue
+        better = error < least
+        best.take(better, blocks)
+        least = np.where(better, error, least)
+    if best is None:
+        raise ValueError(f"the format '{fmt.name}' has no grid")
+    return best, x
+
+
+def _try(
+    fmt: Format, view: View, trial: Trial, peaks: Peaks, levels: F32
+) -> tuple[_Blocks, NDArray[np.bool_]]:
+    """What a trial chooses for every block, and where it has a choice to offer."""
+    if fmt.scale.tensor == "rows":
+        rows = [choose(view, trial, peaks.row(i), float(level)) for i, level in enumerate(levels)]
+        chosen = Chosen(
+            np.concatenate([r.words for r in rows]),
+            np.concatenate([r.scales for r in rows]),
+            np.concatenate([r.valid for r in rows]),
+        )
+    else:
+        chosen = choose(view, trial, peaks, float(levels[0]))
+    zeros = None
+    if fmt.zero is not None:
+        low, _ = block_range(fmt.zero, peaks)
+        # The stored minimum counts, except where elements are coded before it is stored.
+        zeros = low if fmt.zero.kind == "minimum" else zero_points(view, chosen.scales, low)
+        if fmt.scale.codes == "stored":
+            zeros = _rounded_minimum(fmt.zero, zeros)
+    selects = np.full(chosen.words.shape, trial.grid, np.uint8)
+    return _Blocks(chosen.words, chosen.scales, selects, zeros), chosen.valid
+
+
+def _error(
+    fmt: Format,
+    x: F32,
+    arrangement: Arrangement,
+    blocks: _Blocks,
+    engine: Engine,
+    weights: F32 | None,
+) -> F64:
+    """The (weighted) squared error of every block: piece by piece, in element order, binary64."""
+    codes = _codes(fmt, x, arrangement, blocks, engine)
+    decoded = engine.decode_given(codes, *_given(fmt, arrangement, blocks), x.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = (x.astype(np.float64) - decoded) ** 2
+        if fmt.policies.error == "weighted" and weights is not None:
+            error *= weights.astype(np.float64)
+        spare = arrangement.pieces * arrangement.unit - x.shape[1]
+        pieces = np.pad(error, ((0, 0), (0, spare))).reshape(len(x), -1, arrangement.unit)
+        total = np.zeros(pieces.shape[:2])
+        for i in range(arrangement.unit):
+            total += pieces[:, :, i]
+        return np.asarray(arrangement.reduce(np.add, total), np.float64)
+
+
+def _codes(fmt: Format, x: F32, arrangement: Arrangement, blocks: _Blocks, engine: Engine) -> U8:
+    scales, selects, zeros = _given(fmt, arrangement, blocks)
+    usable = np.where(np.isfinite(scales), scales, np.float32(0))
+    return engine.encode_given(np.ascontiguousarray(x), usable, selects, zeros)
+
+
+def _given(
+    fmt: Format, arrangement: Arrangement, blocks: _Blocks
+) -> tuple[F32, U8 | None, F32 | None]:
+    """What an engine is given for every piece."""
+    zeros = blocks.zeros
+    return (
+        np.ascontiguousarray(arrangement.expand(blocks.scales)),
+        np.ascontiguousarray(arrangement.expand(blocks.selects)) if fmt.select.bits else None,
+        None if zeros is None else np.ascontiguousarray(arrangement.expand(zeros)),
+    )
+
+
+# -- storing -------------------------------------------------------------------------------
+
+
+def _store_scales(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
+    """The scales' streams; ``blocks.scales`` becomes what they decode to, where that counts."""
+    scale = fmt.scale
+    wanted = blocks.scales
+    if scale.stored is not None:
+        streams, effective = store(wanted, scale.stored, scale.flat, scale.center, "scales")
+    elif scale.codes == "wanted":
+        words = to_word(scale.word, wanted, magnitude_only=fmt.select.place == "scale.sign")
+        words |= _select_words(fmt, blocks)
+        streams, effective = _pack_words(scale, words), wanted
+    else:
+        return _pack_words(scale, blocks.words)
+    if scale.codes == "stored":
+        blocks.scales = effective
+    return streams
+
+
+def _select_words(fmt: Format, blocks: _Blocks) -> U32:
+    from .reference import select_bits
+
+    bits = [select_bits(view_of(fmt), index) for index in range(len(fmt.grids))]
+    return np.array(bits, np.uint32)[blocks.selects]
+
+
+def _pack_words(scale: Scale, words: U32) -> dict[str, U8]:
+    return {"scales": pack(words, Stream("scales", scale.word.container, "block", "low_first"))}
+
+
+def _rounded_minimum(zero: Zero, minimum: F32) -> F32:
+    if zero.kind == "point" or zero.word is None:
+        return minimum
+    sign = np.float32(-1 if zero.negated else 1)
+    return from_word(zero.word, to_word(zero.word, minimum * sign)) * sign
+
+
+def _store_zeros(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
+    zero = fmt.zero
+    if zero is None or blocks.zeros is None:
+        return {}
+    if zero.kind == "point":
+        words = (blocks.zeros - np.float32(float(fmt.grids[0].low))).astype(np.uint32)
+        return {"zeros": pack(words, Stream("zeros", zero.bits, "block", "low_first"))}
+    sign = np.float32(-1 if zero.negated else 1)
+    if zero.stored is None:
+        if zero.word is None:
+            raise ValueError("a minimum is stored in a word or in a format")
+        words = to_word(zero.word, blocks.zeros * sign)
+        return {"zeros": pack(words, Stream("zeros", zero.word.container, "block", "low_first"))}
+    streams, effective = store(blocks.zeros * sign, zero.stored, zero.flat, zero.center, "zeros")
+    if fmt.scale.codes == "stored":
+        blocks.zeros = effective * sign
+    return streams
+
+
+def _read_scales(
+    fmt: Format, streams: dict[str, U8], arrangement: Arrangement, levels: F32
+) -> tuple[F32, U8]:
+    scale, shape = fmt.scale, arrangement.block_shape
+    if scale.stored is not None:
+        scales = read_stored(streams, scale.stored, shape, scale.flat, scale.center, "scales")
+        return scales, np.zeros(shape, np.uint8)
+    stream = Stream("scales", scale.word.container, "block", "low_first")
+    words = unpack(streams["scales"], shape[1], stream)
+    view = view_of(fmt)
+    if scale.tensor == "rows":
+        rows = [block_scales(view, w, float(m)) for w, m in zip(words, levels, strict=True)]
+        scales = np.stack(rows)
+    else:
+        scales = block_scales(view, words, float(levels[0]))
+    return scales, select_of(view, words).astype(np.uint8)
+
+
+def _read_zeros(fmt: Format, streams: dict[str, U8], arrangement: Arrangement) -> F32 | None:
+    zero, shape = fmt.zero, arrangement.block_shape
+    if zero is None:
+        return None
+    sign = np.float32(-1 if zero.negated else 1)
+    if zero.stored is not None:
+        return sign * read_stored(streams, zero.stored, shape, zero.flat, zero.center, "zeros")
+    if zero.word is None:
+        stream = Stream("zeros", zero.bits, "block", "low_first")
+        point = unpack(streams["zeros"], shape[1], stream).astype(np.float32)
+        return point + np.float32(float(fmt.grids[0].low))
+    stream = Stream("zeros", zero.word.container, "block", "low_first")
+    return sign * from_word(zero.word, unpack(streams["zeros"], shape[1], stream))
