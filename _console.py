@@ -160,23 +160,32 @@ def _words(sheet: dict[str, Any]) -> None:
     scale, select, zero = sheet["scale"], sheet["select"], sheet["zero"]
     tile = f"{sheet['tile']} x " if sheet["tile"] > 1 else ""
     unit = f"block of {tile}{sheet['block']}" if sheet["extent"] == "block" else sheet["extent"]
-    stored = "" if any(s["name"] == "scales" for s in sheet["streams"]) else ", stored in a format"
     click.echo(
         f"{sheet['bpw']:g} bits per weight: {sheet['code_bits']}-bit codes, "
-        f"{scale['container']}-bit scale word{stored} a {unit}"
+        f"{scale['container']}-bit scale word a {unit}"
         + (f", {select['bits']}-bit select field" if select["place"] == "field" else "")
     )
     click.echo(f"scale word {scale['word']}: {scale['diagram']}  (most significant bit first)")
+    if scale["stored"]:
+        click.echo(f"  of which is stored: {_stored(scale['stored'])}")
     if select["bits"]:
         click.echo(f"select: {select['bits']} bit at {select['place']} (u)")
     if zero:
-        word = f"{zero['bits']} bits" if zero["bits"] else "a format of its own"
+        word = _stored(zero["stored"]) if zero["stored"] else f"{zero['bits']} bits"
         click.echo(f"zero {zero['kind']}: {word}{', negated' * zero['negated']}")
     for side in sheet["sides"]:
         click.echo(f"side {side['kind']}: {side['value']}, {side['bpw']:.3g} bits per weight")
     if sheet["record"]:
         names = ", ".join(field["stream"] for field in sheet["record"]["fields"])
         click.echo(f"records of {sheet['record']['elements']} elements: {names}")
+
+
+def _stored(inner: dict[str, Any]) -> str:
+    """The format that scales or minima are stored in, in a line."""
+    word = f"{inner['container']}-bit {inner['word']} scale"
+    return (
+        f"{inner['code_bits']}-bit codes, {word} a block of {inner['block']}, {inner['bpw']:g} bits"
+    )
 
 
 def _grids(sheet: dict[str, Any]) -> None:
@@ -194,8 +203,9 @@ def _grids(sheet: dict[str, Any]) -> None:
         for grid in grids:
             entry = grid["codes"][code]
             row[grid["name"]] = "NaN" if entry["value"] is None else f"{entry['value']:.9g}"
-            if entry["hif"]:
-                row[f"{grid['name']} c<<s"] = "{coefficient}<<{shift}".format(**entry["hif"])
+            if sheet["hosting"]:
+                word = entry["hif"]
+                row[f"{grid['name']} c<<s"] = word and "{coefficient}<<{shift}".format(**word)
         rows.append(row)
     table(rows)
 

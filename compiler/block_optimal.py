@@ -26,7 +26,7 @@ from typing import Any
 
 #: Largest block, and most levels.
 MAX_BLOCK = 4096
-MAX_LEVELS = 64
+MAX_LEVELS = 32
 #: What two quadratures, and the two sides of Lloyd's condition, may differ by.
 AGREEMENT = Fraction(1, 10**40)
 #: The levels are taken to be known to this.
@@ -53,7 +53,7 @@ def levels(count: int, block: int, signed: bool) -> tuple[Fraction, ...]:
     ``count // 2`` levels are positive, one is 0, the others are negative.
 
     Args:
-        count: levels in all, 3 to 256.
+        count: levels in all, 3 to ``MAX_LEVELS``.
         block: elements of a block, 2 to ``MAX_BLOCK``.
         signed: the largest element decodes to 1, whatever its sign.
 

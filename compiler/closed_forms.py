@@ -37,8 +37,8 @@ MAX_EXP_ARGUMENT = 1000
 #: Numerators and denominators of exact values, in bits.
 MAX_EXACT_BITS = 1 << 14
 
-#: Work that one list may ask for, in operations on single values.
-MAX_WORK = 1 << 15
+#: Work that one list may ask for: a sum of two values is 1, at 96 bits; more bits cost more.
+MAX_WORK = 1 << 16
 
 #: What people call the values of codebooks whose codes mean several elements at once.
 _VECTOR_NAMES = ("vector", "vec", "vq", "tuple", "point", "pair", "lattice", "e8", "e8p", "d4")
@@ -166,6 +166,10 @@ class _Attempt:
         self.iv = MPIntervalContext()
         self.iv.prec = precision
 
+    def spend(self, work: int, span: Span) -> None:
+        """Take up work at this precision."""
+        self.forms.spend(work * self.precision // PRECISIONS[0], span)
+
     def value(self, expr: Expr) -> Values:
         """The elements of an expression; one alone stands for as many as are needed."""
         match expr:
@@ -197,7 +201,7 @@ class _Attempt:
                 f"{len(left)} values and {len(right)} values do not go together element by element",
                 expr.span,
             )
-        self.forms.spend(count, expr.span)
+        self.spend(count, expr.span)
         left, right = left * (count // len(left)), right * (count // len(right))
         return tuple(self.combine(op, a, b, expr) for a, b in zip(left, right, strict=True))
 
@@ -250,7 +254,7 @@ class _Attempt:
                 call.span,
             )
         arguments = [self.value(argument) for argument in call.arguments]
-        self.forms.spend(weight * max(map(len, arguments)), call.span)
+        self.spend(weight * max(map(len, arguments)), call.span)
         return makes(self, arguments, [argument.span for argument in call.arguments])
 
 
@@ -284,7 +288,7 @@ def _linspace(at: _Attempt, values: list[Values], spans: list[Span]) -> Values:
         if len(ends) != 1:
             raise EvaluationError("an end of linspace is one number", span)
     (low,), (high,) = values[:2]
-    at.forms.spend(count, spans[2])
+    at.spend(count, spans[2])
     if isinstance(low, Fraction) and isinstance(high, Fraction):
         return tuple(low + (high - low) * Fraction(i, count - 1) for i in range(count))
     low, high = at.interval(low), at.interval(high)
@@ -371,7 +375,7 @@ def _quantile(at: _Attempt, value: Element, span: Span) -> Element:
         raise EvaluationError(
             f"quantile of {show_number(low)} has no value",
             span,
-            "a probability lies between 0 and 1, and at least 2^-1000 from both",
+            "a probability lies between 0 and 1, and at least 2^-100 from both",
         )
     if low < SMALLEST_TAIL or high > 1 - SMALLEST_TAIL:
         raise _Undecided("quantile of a number that may be no probability", span)
@@ -425,6 +429,7 @@ def _lloyd(signed: bool) -> Callable[[_Attempt, list[Values], list[Span]], Value
 
         count = _whole(values[0], spans[0], "the number of levels", 3, MAX_LEVELS)
         block = _whole(values[1], spans[1], "a block", 2, MAX_BLOCK)
+        at.forms.spend(count << 10, spans[0])
         try:
             solved = levels(count, block, signed)
         except NoSolution as error:
@@ -460,6 +465,6 @@ FUNCTIONS: dict[str, tuple[int, Makes, int]] = {
     "quantile": (1, _each(_quantile), 32),
     "normalize": (1, _normalize, 2),
     "reverse": (1, _reverse, 1),
-    "lloyd": (2, _lloyd(signed=False), 1 << 12),
-    "lloyd_signed": (2, _lloyd(signed=True), 1 << 12),
+    "lloyd": (2, _lloyd(signed=False), 1),
+    "lloyd_signed": (2, _lloyd(signed=True), 1),
 }

@@ -125,6 +125,7 @@ def _scale(fmt: Format) -> dict[str, Any]:
         "smallest_normal": float(number.smallest_normal),
         "largest": float(number.largest),
         "rule": fmt.scale.rule,
+        "stored": _stored(fmt.scale),
     }
 
 
@@ -140,6 +141,21 @@ def _zero(zero: Zero) -> dict[str, Any]:
         "word": zero.word.name if zero.word else None,
         "bits": zero.word.container if zero.word else zero.bits,
         "negated": zero.negated,
+        "stored": _stored(zero),
+    }
+
+
+def _stored(owner: Scale | Zero) -> dict[str, Any] | None:
+    """The format that scales or minima are stored in."""
+    if owner.stored is None:
+        return None
+    inner = owner.stored
+    return {
+        "block": inner.block if inner.extent == "block" else inner.extent,
+        "code_bits": inner.code_bits,
+        "word": inner.scale.word.name,
+        "container": inner.scale.word.container,
+        "bpw": inner.bpw,
     }
 
 

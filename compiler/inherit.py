@@ -33,6 +33,8 @@ from .variants import merged_clauses
 MAX_DEPTH = 8
 #: Most files that one file may lead to, itself counted.
 MAX_FILES = 32
+#: Most atoms from one over those that it is made of to the last.
+MAX_ATOMS_DEEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def flatten(file: File, filename: str, loader: Loader | None, report: Report) ->
     flats = [_flat(chain, names) for chain in chains]
     for atom in scope.values():
         names.of(atom)
-    return None if names.circular else Flat(flats[0], names.atoms, tuple(flats[1:]))
+    return None if names.refused else Flat(flats[0], names.atoms, tuple(flats[1:]))
 
 
 def self_contained(flat: Flat) -> File:
@@ -195,7 +197,7 @@ class _Reader:
         name = declaration.name
         if name.text in ATOM_KINDS or named_float(name.text) is not None:
             self.report.add(
-                "E0506",
+                "E0504",
                 f"'{name.text}' is a built-in kind of grid",
                 name.span,
                 hint=f"give the atom a name of its own, such as 'my_{name.text}'",
@@ -258,13 +260,13 @@ class _Reader:
             raise LoadError(
                 f"the way to '{loaded.filename}' leads over {len(way)} files",
                 f"at most {MAX_DEPTH} are followed: name the files that you need directly",
-                "E0504",
+                "E0503",
             )
         if loaded.origin not in self.files and len(self.files) + 1 >= MAX_FILES:
             raise LoadError(
                 f"'{loaded.filename}' is one file too many",
                 f"a file may lead to {MAX_FILES - 1} others: put some together",
-                "E0504",
+                "E0503",
             )
         return loaded
 
@@ -276,21 +278,21 @@ def _parsed(loaded: Loaded, reference: Text) -> File:
     first, count = parsed.diagnostics[0], len(parsed.diagnostics)
     place = f"{loaded.filename}:{first.span.line}:{first.span.column}"
     more = f" (the first of {count} faults there)" if count > 1 else ""
-    raise LoadError(f"{place}: {first.message}{more}", first.hint, "E0505")
+    raise LoadError(f"{place}: {first.message}{more}", first.hint, "E0501")
 
 
 def _check_holds(file: File, kind: str, filename: str, reference: Text) -> None:
     """Whether a file has what it is named for: atoms to import, or one format to extend."""
     if kind == "import" and not file.atoms:
         hint = f'to build on its format, write: extends "{reference.text}"'
-        raise LoadError(f"'{filename}' declares no atom", hint if file.formats else None, "E0505")
+        raise LoadError(f"'{filename}' declares no atom", hint if file.formats else None, "E0501")
     if kind == "extends" and len(file.formats) != 1:
         count = len(file.formats) or "no"
         hint = f'for its atoms, write: import "{reference.text}"'
         raise LoadError(
             f"'{filename}' holds {count} format{'s' * bool(file.formats)}",
             hint if file.atoms and not file.formats else None,
-            "E0505",
+            "E0501",
         )
 
 
@@ -324,10 +326,11 @@ class _Names:
 
     def __init__(self, report: Report, scope: _Scope) -> None:
         self.atoms: dict[str, AtomDecl] = {}
-        self.circular = False
+        self.refused = False
         self._report = report
         self._entry = scope
         self._names: dict[_Atom, str] = {}
+        self._depths: dict[_Atom, int] = {}
         self._pending: list[_Atom] = []
         self._taken = set(scope)
         self._grids: set[str] = set()
@@ -346,17 +349,21 @@ class _Names:
 
     def of(self, atom: _Atom) -> str:
         """The name of an atom, which then stands in ``atoms`` behind those that it uses."""
-        if atom in self._names:
-            return self._names[atom]
         declaration = atom.declaration
         name = declaration.name.text
+        if atom in self._names or self.refused:
+            return self._names.get(atom, name)
         if atom in self._pending:
-            self.circular = True
-            self._report.add("E0503", f"the atom '{name}' is made of itself", declaration.name.span)
-            return name
+            return self._refuse(declaration, f"the atom '{name}' is made of itself")
+        if len(self._pending) > MAX_ATOMS_DEEP:
+            return self._refuse(declaration, f"the atom '{name}' ends too long a row of atoms")
         self._pending.append(atom)
         inner = self.kind(declaration.atom, atom.scope)
         self._pending.pop()
+        below = atom.scope.get(declaration.atom.kind.text)
+        self._depths[atom] = 1 + self._depths.get(below, 0) if below else 1
+        if self._depths[atom] > MAX_ATOMS_DEEP:
+            return self._refuse(declaration, f"the atom '{name}' ends too long a row of atoms")
         if self._entry.get(name) is not atom:
             name = self._free(name)
         self._taken.add(name)
@@ -364,6 +371,11 @@ class _Names:
         word = replace(declaration.name, text=name)
         self.atoms[name] = replace(declaration, name=word, atom=inner)
         return name
+
+    def _refuse(self, declaration: AtomDecl, why: str) -> str:
+        self.refused = True
+        self._report.add("E0503", why, declaration.name.span)
+        return declaration.name.text
 
     def kind(self, atom: Atom, scope: _Scope) -> Atom:
         """An atom with its kind as the flat file names it."""

@@ -14,8 +14,8 @@ from fractions import Fraction
 from math import ceil, floor
 from statistics import NormalDist
 
-#: Probabilities nearer to 0 or 1 are refused: their quantiles lie past 37 standard deviations.
-SMALLEST_TAIL = Fraction(1, 1 << 1000)
+#: Probabilities nearer to 0 or 1 are refused: their quantiles lie past 11 standard deviations.
+SMALLEST_TAIL = Fraction(1, 1 << 100)
 
 #: Bits beyond the asked precision, for the rounding of the sum and the last Newton step.
 GUARD_BITS = 48

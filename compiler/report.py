@@ -40,12 +40,10 @@ CODES = {
     "E0411": "blocks of this shape do not fit another clause",
     "E0412": "a record does not hold every stored bit once",
     "E0413": "the fields of a record do not come out even",
-    "E0501": "a file that is named cannot be read",
+    "E0501": "a file that is named cannot be read, has faults, or holds something else",
     "E0502": "a path leads out of the folder that may be read",
-    "E0503": "files or atoms lead in a circle",
-    "E0504": "files lead too far, or to too many others",
-    "E0505": "a file that is named has faults, or not what it is named for",
-    "E0506": "an atom has the name of a built-in kind",
+    "E0503": "files or atoms lead in a circle, or too far",
+    "E0504": "an atom has the name of a built-in kind",
 }
 
 

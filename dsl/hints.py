@@ -46,13 +46,18 @@ _WRITTEN = {
 }
 
 
-def insertion(kind: str, owner: str) -> tuple[str, str | None]:
-    """How a missing token is written, and the hint, inside what begins with ``owner``."""
+def insertion(kind: str, owner: str, before: str) -> tuple[str, str | None]:
+    """How a missing token is written, and the hint.
+
+    It stands in what begins with a token of kind ``owner``, behind one of kind ``before``.
+    """
     sign, hint = INSERTIONS[kind]
     if kind == "EQUAL" and owner == "ATOM":
         hint = _AN_ATOM
     elif kind == "COMMA" and owner == "RECORD":
         hint = "separate the fields of a record with commas"
+    elif kind == "LBRACE":
+        hint = _WRITTEN.get("RECORD" if owner == "RECORD" else before)
     return sign, hint
 
 
@@ -101,6 +106,7 @@ def hint_for(tokens: Sequence[Token], index: int, accepted: set[str], owner: str
         (kind in {"NUMBER", "STRING"} and "CITE" in accepted, "a setting has one value"),
         (kind in RESERVED and not first_on_line(tokens, index), f"'{token}' is a reserved word"),
         (before in _WRITTEN, _WRITTEN.get(before)),
+        (in_record and before == "LBRACE", _A_RECORD),
         (before == "LBRACE" and accepted == {"NUMBER"}, "an arm is written '0: name'"),
         (kind == "NAME" and "BIT" in accepted, did_you_mean(token, ("bit", "bits"))),
         (kind == "NAME" and accepted == {"AT"}, did_you_mean(token, ("at",))),

@@ -132,6 +132,7 @@ class _Reader:
         if token.type in DECLARES:
             self.declaration = _Mark(self.at, token, height, 0)
             self.clause = None
+            self.crooked = None
             self._resume(token)
         elif starts_clause:
             self.clause = _Mark(self.at, token, height, len(self.braces))
@@ -224,7 +225,8 @@ class _Reader:
         """Mend a mistyped ``as``, ``learned`` or ``extends``."""
         token = self.tokens[index]
         for word in ("as", "learned") if after == "LBRACE" else ("extends",):
-            if (word == "extends" or nearest(token, (word,))) and self._fits_only(word.upper()):
+            plain = word == "extends" or (word == "as" and not self._first_on_line())
+            if (plain or nearest(token, (word,))) and self._fits_only(word.upper()):
                 hint = did_you_mean(token, (word,))
                 self._report("E0109", f"unknown word '{token}'", span_of(token), f"'{word}'", hint)
                 self.tokens[index] = token.update(type=word.upper())
@@ -319,7 +321,8 @@ class _Reader:
         hint = superfluous(token, self._previous(), after, accepted, self._owner())
         if hint is None or self._type_after() not in accepted:
             return False
-        expected = expected_words(accepted) or ""
+        in_record = self._owner() == "RECORD" and "NAME" in accepted
+        expected = "a field or '}'" if in_record else expected_words(accepted) or ""
         self._report_mended(token, f"unexpected '{token}'", expected, hint)
         self.at += 1
         return True
@@ -334,7 +337,7 @@ class _Reader:
         if other == "IMPORT":
             sign, hint = "import", "every file has an import of its own"
         else:
-            sign, hint = insertion(other, self._owner())
+            sign, hint = insertion(other, self._owner(), "")
         self._report_mended(token, f"unexpected '{token}'", f"'{sign}'", hint)
         self.tokens[self.at] = token.update(type=other)
         return True
@@ -383,17 +386,17 @@ class _Reader:
                 break
         else:
             return False
-        hint = self._unclosed()
+        hint = self._unclosed(declares)
         self._report("E0103", f"missing '}}' before '{token}'", span_of(token), "'}'", hint)
         for _ in range(depth):
             self._feed(Token.new_borrow_pos("RBRACE", "}", token))
         return True
 
-    def _unclosed(self) -> str | None:
-        """The hint for a missing brace."""
+    def _unclosed(self, whole: bool) -> str | None:
+        """The hint for a missing brace, where the ``whole`` declaration ends without it."""
         if not self.braces:
             return None
-        if self.crooked:
+        if whole and self.crooked:
             opened, closed = self.crooked
             return (
                 f"the '}}' on line {closed} closes the '{{' on line {opened}, but stands further "
@@ -427,7 +430,7 @@ class _Reader:
             if not self._is_missing(kind, token, accepted):
                 continue
             if self.cursor.accepts(kind, token.type):
-                sign, hint = insertion(kind, self._owner())
+                sign, hint = insertion(kind, self._owner(), previous.type)
                 if self._first_on_line():
                     place, message = previous, f"missing '{sign}' after '{previous}'"
                 else:
@@ -442,14 +445,15 @@ class _Reader:
         after = self._type_after()
         if kind == "COMMA":
             # What has a value is no field: it is a setting that lacks its braces.
-            return not ("DOT" in accepted and token.type in WORDS and after in _VALUES)
+            return not ("DOT" in accepted and token.type in WORDS and after == "NUMBER")
         if kind not in {"LBRACE", "AS"}:
             return True
         if self._previous().type == "AS" or kind == "AS":
             deep = sum(brace.has_clauses for brace in self.braces) > MAX_NESTING
-            return not deep and (kind == "AS" or token.type in KEYWORDS or after in _VALUES)
+            clause = after in _VALUES and not first_on_line(self.tokens, self.at + 1)
+            return not deep and (kind == "AS" or token.type in KEYWORDS or clause)
         if self.braces:
-            return True
+            return "DOT" not in accepted
         if self._declared() == "ATOM":
             return not self._first_on_line()
         return token.type in KEYWORDS or self._first_on_line()
@@ -577,7 +581,9 @@ class _Reader:
         gave_up = len(self.diagnostics) >= MAX_FAULTS
         self.quiet = gave_up or (bool(self.braces) and not self.braces[-1].token)
         expected = "'}'" if self.braces else expected_words(self.cursor.accepted())
-        self._report("E0103", "the text ends too early", span_of(last), expected, self._unclosed())
+        self._report(
+            "E0103", "the text ends too early", span_of(last), expected, self._unclosed(whole=True)
+        )
         self.at = len(self.tokens)
         if self.braces and not self.cursor.accepts(*["RBRACE"] * len(self.braces)) and self.clause:
             self.damaged.add(str(self.clause.token))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .ast import Span
 from .cursor import lex, span_of
 from .diagnostics import Diagnostic
-from .limits import FORBIDDEN, MAX_DEPTH, MAX_FAULTS
+from .limits import FORBIDDEN, MAX_DEPTH, MAX_FAULTS, MAX_NESTING
 from .wording import character_hint, character_words, number_hint
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class _Scanner:
             self._take(token)
         self._forbidden(text)
         self._limit_depth()
+        self._limit_nesting()
         self.found.sort(key=lambda item: item[0])
         return Scan(
             self.tokens,
@@ -167,6 +168,31 @@ class _Scanner:
             cutting = depth > MAX_DEPTH or (cutting and depth > 0)
             if not cutting:
                 kept.append(token)
+        self.tokens = kept
+
+    def _limit_nesting(self) -> None:
+        """Cut bodies that stand in too many others, with all that is in them."""
+        kept: list[Token] = []
+        braces: list[bool] = []  # of every open brace, whether a body stands in it
+        cut_at = -1  # how many braces stand around the body that is being cut
+        for token in self.tokens:
+            if token.type in ("FORMAT", "IMPORT", "ATOM"):
+                braces.clear()
+                cut_at = -1
+            if token.type == "LBRACE":
+                braces.append(bool(kept) and kept[-1].type == "AS")
+                if cut_at < 0 and sum(braces) > MAX_NESTING:
+                    cut_at = len(braces) - 1
+                    message = f"more than {MAX_NESTING} bodies in one another"
+                    hint = "what a scale is stored in seldom has a stored scale itself"
+                    self._report(token, "E0105", message, hint=hint)
+                    kept.append(token.update(type="TOO_DEEP"))
+            if cut_at < 0:
+                kept.append(token)
+            if token.type == "RBRACE" and braces:
+                braces.pop()
+                if len(braces) == cut_at:
+                    cut_at = -1
         self.tokens = kept
 
 

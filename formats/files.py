@@ -106,7 +106,8 @@ def _by_name(name: str, kind: str) -> Path:
     if "/" in name or "\\" in name or "." in name:
         hint = f'a path ends in .fmt: "{name}.fmt"'
     elif name in others:
-        hint = f'write: {word} "{name}"'
+        what_else = "a library of atoms" if kind == "extends" else "a format"
+        hint = f'it is {what_else}; write: {word} "{name}"'
     else:
         close = nearest(name, shipped)
         hint = f"did you mean '{close}'?" if close else "there are " + ", ".join(shipped)

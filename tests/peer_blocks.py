@@ -40,7 +40,13 @@ def around(values: NDArray[np.floating]) -> F32:
 
 
 def blocks_for(
-    fmt: Format, width: int, *, low: float = -100, high: float = 100, count: int = 2000, seed: int = 0
+    fmt: Format,
+    width: int,
+    *,
+    low: float = -100,
+    high: float = 100,
+    count: int = 2000,
+    seed: int = 0,
 ) -> F32:
     """float32 [blocks, width] whose peaks lie between 2^low and 2^high; see the module."""
     rng = np.random.default_rng(seed)
@@ -62,7 +68,9 @@ def edge_blocks(fmt: Format, width: int, low: float, high: float, seed: int = 0)
     grid = view_of(fmt).grids[0]
     midpoints = np.array([float(m) for m in grid.midpoints])
     largest = max(float(grid.positive_divisor), float(grid.negative_divisor))
-    exponents = [e for e in (-140, -126, -60, -20, -9, -1, 0, 1, 5, 12, 60, 120) if low <= e <= high]
+    exponents = [
+        e for e in (-140, -126, -60, -20, -9, -1, 0, 1, 5, 12, 60, 120) if low <= e <= high
+    ]
     rows = []
     for exponent in exponents:
         for mantissa in (1.0, 1.25, 1.5, 1.75, 1.9375, *rng.uniform(1, 2, 3)):

@@ -265,9 +265,9 @@ def test_the_grammar_is_built_within_a_tenth_of_a_second():
     times = []
     for _ in range(3):
         language.cache_clear()
-        start = time.perf_counter()
+        start = time.process_time()
         language()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.1
 
 

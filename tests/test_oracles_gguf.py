@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from compatibility import (
     Outcome,
     comparison,
     differing_floats,
-    differing_rows,
     peer_module,
     run_comparisons,
 )
@@ -42,8 +42,10 @@ FORMATS = {
     "gguf_mxfp4": ("MXFP4", 32, 17, (-110, 100)),
     "gguf_nvfp4": ("NVFP4", 64, 36, (-8, 8)),
 }
-ENCODED = ("q4_0", "q4_1", "q5_0", "q8_0", "gguf_mxfp4")
 SEARCHED = ("iq4_nl", "q4_k", "gguf_nvfp4")
+
+#: Of the blocks, which may differ.
+Explained = Callable[[F32], NDArray[np.bool_]]
 
 
 def gguf_encoded(name: str, x: F32) -> U8:
@@ -104,3 +106,226 @@ def numbers(name: str) -> F32:
 
 def ours(name: str, x: F32) -> U8:
     return stored(load(name), x)["records"]
+
+
+# -- encoding, against the two encoders that are one ------------------------------------------
+
+
+def encodes(name: str, theirs: Callable[[str, F32], U8], explained: Explained) -> tuple[int, int]:
+    """How many blocks were encoded and how many differ: exactly the explained ones."""
+    x = numbers(name)
+    unequal = (ours(name, x) != theirs(name, x)).any(axis=1)
+    assert np.array_equal(unequal, explained(x))
+    return len(x), int(unequal.sum())
+
+
+def none(x: F32) -> NDArray[np.bool_]:
+    return np.zeros(len(x), np.bool_)
+
+
+def zero(x: F32) -> NDArray[np.bool_]:
+    return ~x.any(axis=1)
+
+
+def zero_first_positive(x: F32) -> NDArray[np.bool_]:
+    return zero(x) & ~np.signbit(x[:, 0])
+
+
+def least_of_two_zeros(x: F32) -> NDArray[np.bool_]:
+    """Where the least element is a zero, and zeros of both signs are there, +0 first."""
+    zeros = (x == 0) & (x.min(axis=1, keepdims=True) == 0)
+    minus = zeros & np.signbit(x)
+    first = np.take_along_axis(minus, zeros.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return minus.any(axis=1) & ~first
+
+
+def log2_rounds_up(x: F32) -> NDArray[np.bool_]:
+    """Where the binary32 log2 of a peak below a power of two is rounded to that power."""
+    peaks = np.abs(x).max(axis=1)
+    with np.errstate(divide="ignore"):
+        taken = np.floor(np.log2(peaks))
+    return (peaks > 0) & (taken != np.frexp(peaks)[1] - 1)
+
+
+ALL = "random, tie, edge and zero blocks within fp16 scales"
+MINUS_ZERO = "all-zero blocks: ggml's scale is +0 / -t = -0, fmtc's +0; both read zeros"
+SIGN = (
+    "least elements +0 and -0 in one block: the minimum's sign follows the order; both read zeros"
+)
+LOG2 = "peaks 1 ulp below a power of two, whose fp32 log2 ggml rounds up: half our precision"
+
+
+@comparison("gguf", "quants.quantize(Q4_0)", "q4_0", differing=5)
+def q4_0_as_gguf() -> Outcome:
+    return *encodes("q4_0", gguf_encoded, zero_first_positive), MINUS_ZERO
+
+
+@comparison("ggml (C)", "quantize_row_q4_0_ref", "q4_0", differing=6)
+def q4_0_as_ggml() -> Outcome:
+    return *encodes("q4_0", ggml_encoded, zero), MINUS_ZERO
+
+
+@comparison("gguf", "quants.quantize(Q4_1)", "q4_1")
+def q4_1_as_gguf() -> Outcome:
+    return *encodes("q4_1", gguf_encoded, none), ALL
+
+
+@comparison("ggml (C)", "quantize_row_q4_1_ref", "q4_1", differing=1)
+def q4_1_as_ggml() -> Outcome:
+    return *encodes("q4_1", ggml_encoded, least_of_two_zeros), SIGN
+
+
+@comparison("gguf", "quants.quantize(Q5_0)", "q5_0", differing=5)
+def q5_0_as_gguf() -> Outcome:
+    return *encodes("q5_0", gguf_encoded, zero_first_positive), MINUS_ZERO
+
+
+@comparison("ggml (C)", "quantize_row_q5_0_ref", "q5_0", differing=6)
+def q5_0_as_ggml() -> Outcome:
+    return *encodes("q5_0", ggml_encoded, zero), MINUS_ZERO
+
+
+@comparison("gguf", "quants.quantize(Q8_0)", "q8_0")
+def q8_0_as_gguf() -> Outcome:
+    return *encodes("q8_0", gguf_encoded, none), ALL
+
+
+@comparison("ggml (C)", "quantize_row_q8_0_ref", "q8_0")
+def q8_0_as_ggml() -> Outcome:
+    return *encodes("q8_0", ggml_encoded, none), ALL
+
+
+@comparison("gguf", "quants.quantize(MXFP4)", "gguf_mxfp4", differing=12)
+def mxfp4_as_gguf() -> Outcome:
+    return *encodes("gguf_mxfp4", gguf_encoded, log2_rounds_up), LOG2
+
+
+@comparison("ggml (C)", "quantize_row_mxfp4_ref", "gguf_mxfp4", differing=12)
+def mxfp4_as_ggml() -> Outcome:
+    return *encodes("gguf_mxfp4", ggml_encoded, log2_rounds_up), LOG2
+
+
+# -- decoding: random bytes, and bytes of encoders that search --------------------------------
+
+
+def random_records(name: str) -> U8:
+    """[8192, bytes of a record]: any codes under any scales that are numbers in fp16 or E8M0."""
+    _, _, size, _ = FORMATS[name]
+    records = np.random.default_rng(11).integers(0, 256, (8192, size), np.uint8)
+    if name == "gguf_mxfp4":
+        records[:, 0] = np.where(records[:, 0] == 255, 0, records[:, 0])
+    elif name == "gguf_nvfp4":
+        records[:, :4] = np.where(records[:, :4] & 0x7F == 0x7F, 0, records[:, :4])
+    else:  # the fp16 words stand first: their exponents stay below 31, Inf and NaN
+        words = {"q4_1": 2, "q4_k": 2}.get(name, 1)
+        high = records[:, 1 : 2 * words : 2]
+        records[:, 1 : 2 * words : 2] = np.where(high & 0x7C == 0x7C, high & 0x83, high)
+    return records
+
+
+def reads(name: str, records: U8, theirs: Callable[[str, U8], F32]) -> tuple[int, int]:
+    """Records read, and records of which any number differs by a bit."""
+    fmt, elements = load(name), FORMATS[name][1]
+    found = read(fmt, {"records": records}, (len(records), elements))
+    wanted = theirs(name, records)
+    if name in ("gguf_mxfp4", "gguf_nvfp4"):  # code 8 is -0 in OCP's E2M1, and +0 in ggml
+        found, wanted = found + np.float32(0), wanted + np.float32(0)
+    return len(records), differing_floats(found, wanted)
+
+
+def _declare_decoders() -> None:
+    for name, (gguf_name, *_) in FORMATS.items():
+        comparison("gguf", f"quants.dequantize({gguf_name})", name)(partial(random_bytes, name))
+        if name in SEARCHED:
+            function = f"quantize_row_{c_name(name)}_ref, then dequantize_row"
+            comparison("ggml (C)", function, name)(partial(searched_bytes, name))
+
+
+def random_bytes(name: str) -> Outcome:
+    """fmtc and gguf-py read the same random records."""
+    note = "random records and our own bytes, read by both"
+    random, different = reads(name, random_records(name), gguf_decoded)
+    written, others = reads(name, ours(name, numbers(name)), gguf_decoded)
+    return random + written, different + others, note
+
+
+def searched_bytes(name: str) -> Outcome:
+    """fmtc reads what ggml's own encoder found."""
+    blocks, different = reads(name, ggml_encoded(name, numbers(name)), ggml_decoded)
+    return blocks, different, "ggml's search is no rule of a format: its bytes, read by both"
+
+
+_declare_decoders()
+test_gguf_and_fmtc_agree = run_comparisons(__name__)
+
+
+# -- what no block of the table shows ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_record_has_ggml_size_and_rows_of_records_stand_one_after_the_other(name: str) -> None:
+    gguf = peer_module("gguf")
+    _, elements, size, _ = FORMATS[name]
+    assert gguf.constants.GGML_QUANT_SIZES[kind(name)] == (elements, size)
+    x = np.random.default_rng(0).standard_normal((3, 4 * elements), dtype=np.float32)
+    records = ours(name, x)
+    assert records.shape == (3, 4 * size)
+    one_a_row = ours(name, x.reshape(12, elements))
+    assert np.array_equal(records.reshape(12, size), one_a_row)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q5_0", "q8_0"])
+def test_a_scale_past_fp16_saturates_where_gguf_stores_infinity(name: str) -> None:
+    x = np.zeros((1, 32), np.float32)
+    x[0, :2] = 1e8, -1e8
+    scale = ours(name, x)[:, :2].copy().view(np.float16)[0, 0]
+    theirs = gguf_encoded(name, x)[:, :2].copy().view(np.float16)[0, 0]
+    assert abs(scale) == np.finfo(np.float16).max
+    assert abs(theirs) == np.inf
+
+
+def test_the_two_readings_of_a_zero_blocks_scale() -> None:
+    x = np.zeros((1, 32), np.float32)
+    assert ours("q4_0", x)[0, :2].tobytes() == b"\x00\x00"
+    assert gguf_encoded("q4_0", x)[0, :2].tobytes() == b"\x00\x80"
+    assert not gguf_decoded("q4_0", gguf_encoded("q4_0", x)).any()
+
+
+def test_ggml_stores_448_for_every_nvfp4_scale_from_248_on() -> None:
+    x = np.zeros((1, 64), np.float32)
+    x[0, ::16] = 6 * np.array([240, 256, 320, 448], np.float32)
+    assert ours("gguf_nvfp4", x)[0, :4].tolist() == [0x77, 0x78, 0x7A, 0x7E]
+    assert ggml_encoded("gguf_nvfp4", x)[0, :4].tolist() == [0x77, 0x7E, 0x7E, 0x7E]
+
+
+def test_words_that_ggml_reads_as_numbers_and_the_formats_as_nan() -> None:
+    mxfp4 = np.full((1, 17), 0x11, np.uint8)
+    mxfp4[0, 0] = 0xFF  # E8M0's NaN is 2^128 to ggml
+    assert np.isnan(read(load("gguf_mxfp4"), {"records": mxfp4}, (1, 32))).all()
+    assert (gguf_decoded("gguf_mxfp4", mxfp4) == 2.0**127).all()
+    nvfp4 = np.full((1, 36), 0x11, np.uint8)
+    nvfp4[0, :4] = 0x7F  # E4M3's NaN is 0 to ggml
+    assert np.isnan(read(load("gguf_nvfp4"), {"records": nvfp4}, (1, 64))).all()
+    assert not gguf_decoded("gguf_nvfp4", nvfp4).any()
+
+
+def gaussian_error(name: str, records: U8, x: F32) -> float:
+    decoded = gguf_decoded(name, records)
+    return float(np.mean((decoded.astype(np.float64) - x) ** 2))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("iq4_nl", 1.1), ("q4_k", 1.3), ("gguf_nvfp4", 1.0)])
+def test_our_encoder_errs_little_more_than_the_search_of_ggml(name: str, limit: float) -> None:
+    x = np.random.default_rng(2).standard_normal((512, 256), dtype=np.float32)
+    mine, theirs = (
+        gaussian_error(name, ours(name, x), x),
+        gaussian_error(name, ggml_encoded(name, x), x),
+    )
+    assert mine <= limit * theirs
+
+
+def test_iq4_nl_and_q4_k_err_less_than_q4_0() -> None:
+    x = np.random.default_rng(3).standard_normal((512, 256), dtype=np.float32)
+    errors = {name: gaussian_error(name, ours(name, x), x) for name in ("q4_0", "iq4_nl", "q4_k")}
+    assert errors["iq4_nl"] < errors["q4_0"]
+    assert errors["q4_k"] < errors["q4_0"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -258,7 +259,7 @@ def cut(draw: st.DrawFn, bits: int) -> list[tuple[int, int]]:
     """Cut so many bits into slices (lowest bit, bits)."""
     stops = sorted(draw(st.sets(st.integers(1, bits - 1)))) if bits > 1 else []
     edges = [0, *stops, bits]
-    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+    return [(low, high - low) for low, high in pairwise(edges)]
 
 
 @st.composite
@@ -312,7 +313,7 @@ def test_every_stored_bit_stands_once_in_a_record(fmt: Format) -> None:
     edges = np.cumsum([0, *widths.values()])
     streams = {
         name: ones[:, start:stop].copy()
-        for name, start, stop in zip(widths, edges, edges[1:], strict=False)
+        for name, (start, stop) in zip(widths, pairwise(edges), strict=True)
     }
     moved = np.unpackbits(to_records(fmt, streams, 8 * total, elements), axis=1)
     assert (moved.sum(axis=0) == 1).all()
