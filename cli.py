@@ -46,7 +46,7 @@ def cli() -> None:
     """A compiler for the number formats that large language models are quantized to.
 
     FORMAT is the name of a shipped format (see `fmtc list`), the path of a .fmt file, or a SOP
-    string such as nf4s16ue4m4.
+    string such as "NF4|E2M1^16sE4M3".
     """
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from ..dsl.ast import (
-    Atom,
     AtomDecl,
     Clause,
     File,
@@ -33,8 +32,8 @@ from .variants import merged_clauses
 MAX_DEPTH = 8
 #: Most files that one file may lead to, itself counted.
 MAX_FILES = 32
-#: Most atoms from one over those that it is made of to the last.
-MAX_ATOMS_DEEP = 32
+#: Most atoms in a row of which each is made of the next.
+MAX_ROW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +109,10 @@ def flatten(file: File, filename: str, loader: Loader | None, report: Report) ->
     if reader.broken or not chains:
         return None
     names = _Names(report, scope)
+    for inner in reader.scopes.values():
+        names.reserve((), inner)
     for declaration, inner in (link for chain in chains for link in chain):
-        names.reserve(declaration, inner)
+        names.reserve(declaration.clauses, inner)
     flats = [_flat(chain, names) for chain in chains]
     for atom in scope.values():
         names.of(atom)
@@ -330,15 +331,13 @@ class _Names:
         self._report = report
         self._entry = scope
         self._names: dict[_Atom, str] = {}
-        self._depths: dict[_Atom, int] = {}
-        self._pending: list[_Atom] = []
         self._taken = set(scope)
         self._grids: set[str] = set()
 
-    def reserve(self, declaration: FormatDecl, scope: _Scope) -> None:
-        """Keep free what a format calls its grids, and what it names without having it."""
-        self._grids |= {c.name.text for c in declaration.clauses if isinstance(c, GridDecl)}
-        _relinked(declaration.clauses, lambda kind: self._reserve(kind, scope))
+    def reserve(self, clauses: tuple[Clause, ...], scope: _Scope) -> None:
+        """Keep free what a file calls its grids, and what it names without having it."""
+        self._grids |= {c.name.text for c in clauses if isinstance(c, GridDecl)}
+        _relinked(clauses, lambda kind: self._reserve(kind, scope))
         for atom in scope.values():
             self._reserve(atom.declaration.atom.kind.text, atom.scope)
 
@@ -348,41 +347,41 @@ class _Names:
         return kind
 
     def of(self, atom: _Atom) -> str:
-        """The name of an atom, which then stands in ``atoms`` behind those that it uses."""
+        """The name of an atom, which then stands in ``atoms`` behind those that it is made of."""
+        row = self._row(atom)
+        for item in reversed(row):
+            if item not in self._names:
+                self._add(item)
+        return self._names[atom] if row else atom.declaration.name.text
+
+    def _row(self, atom: _Atom) -> list[_Atom]:
+        """An atom, the one that it is made of, and so on; empty after noting that it never ends."""
+        row: list[_Atom] = []
+        following: _Atom | None = atom
+        while following is not None:
+            if following in row or len(row) == MAX_ROW:
+                word = following.declaration.name
+                why = "is made of itself" if following in row else "ends too long a row of atoms"
+                if not self.refused:
+                    self._report.add("E0503", f"the atom '{word.text}' {why}", word.span)
+                self.refused = True
+                return []
+            row.append(following)
+            following = following.scope.get(following.declaration.atom.kind.text)
+        return row
+
+    def _add(self, atom: _Atom) -> None:
         declaration = atom.declaration
-        name = declaration.name.text
-        if atom in self._names or self.refused:
-            return self._names.get(atom, name)
-        if atom in self._pending:
-            return self._refuse(declaration, f"the atom '{name}' is made of itself")
-        if len(self._pending) > MAX_ATOMS_DEEP:
-            return self._refuse(declaration, f"the atom '{name}' ends too long a row of atoms")
-        self._pending.append(atom)
-        inner = self.kind(declaration.atom, atom.scope)
-        self._pending.pop()
-        below = atom.scope.get(declaration.atom.kind.text)
-        self._depths[atom] = 1 + self._depths.get(below, 0) if below else 1
-        if self._depths[atom] > MAX_ATOMS_DEEP:
-            return self._refuse(declaration, f"the atom '{name}' ends too long a row of atoms")
+        name, inner = declaration.name.text, declaration.atom
         if self._entry.get(name) is not atom:
             name = self._free(name)
+        below = atom.scope.get(inner.kind.text)
+        if below is not None:
+            inner = replace(inner, kind=replace(inner.kind, text=self._names[below]))
         self._taken.add(name)
         self._names[atom] = name
         word = replace(declaration.name, text=name)
         self.atoms[name] = replace(declaration, name=word, atom=inner)
-        return name
-
-    def _refuse(self, declaration: AtomDecl, why: str) -> str:
-        self.refused = True
-        self._report.add("E0503", why, declaration.name.span)
-        return declaration.name.text
-
-    def kind(self, atom: Atom, scope: _Scope) -> Atom:
-        """An atom with its kind as the flat file names it."""
-        kind = atom.kind.text
-        if kind not in scope:
-            return atom
-        return replace(atom, kind=replace(atom.kind, text=self.of(scope[kind])))
 
     def _free(self, name: str) -> str:
         if name not in self._taken:

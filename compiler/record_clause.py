@@ -30,6 +30,7 @@ def resolve_record(clause: RecordDecl, fmt: Format, report: Report) -> Record | 
     if fmt.extent != "block" or fmt.tile > 1:
         return None
     items = stream_items(fmt)
+    _check_levels(clause, fmt, report)
     whole = elements is not None and _is_whole(clause, elements, items, report)
     fields = [_field(field, items, elements if whole else None, report) for field in clause.fields]
     if len(report.diagnostics) > before or elements is None or not whole:
@@ -40,6 +41,22 @@ def resolve_record(clause: RecordDecl, fmt: Format, report: Report) -> Record | 
     return record if len(report.diagnostics) == before else None
 
 
+def _check_levels(clause: RecordDecl, fmt: Format, report: Report) -> None:
+    """A record replaces all streams, and these have no place in it."""
+    owners = [owner for owner in (fmt.scale, fmt.zero) if owner is not None]
+    for wrong, what in (
+        (fmt.scale.tensor == "rows", "the second level of each row ('tensor rows')"),
+        (any(owner.center for owner in owners), "the mean of all scales ('center mean')"),
+    ):
+        if wrong:
+            report.add(
+                "E0412",
+                f"no field holds {what}",
+                _head(clause),
+                hint="leave that or the record out",
+            )
+
+
 def _is_whole(clause: RecordDecl, elements: int, items: dict[str, Items], report: Report) -> bool:
     """Whether the record holds whole items of every stream."""
     spread = [name for name, item in items.items() if item.elements is None]
@@ -48,7 +65,7 @@ def _is_whole(clause: RecordDecl, elements: int, items: dict[str, Items], report
             "E0413",
             f"an item of '{spread[0]}' belongs to more than the neighbours that a record holds",
             clause.elements.span,
-            hint="leave the record out: streams of their own hold any shape",
+            hint="leave 'over tensor' or the record out",
         )
         return False
     unit = lcm(*(item.elements or 1 for item in items.values()))
@@ -82,7 +99,12 @@ def _field(
     item = items[name]
     low = _integer(knobs, "from", "the lowest bit", (0, item.bits - 1), 0, report)
     bits = _integer(
-        knobs, "bits", f"the bits from bit {low}", (1, item.bits - low), item.bits - low, report
+        knobs,
+        "bits",
+        f"the number of bits from bit {low}",
+        (1, item.bits - low),
+        item.bits - low,
+        report,
     )
     if elements is None:
         return None
@@ -111,7 +133,7 @@ def _is_even(
         message = f"a run is what order halves splits, and this field's order is {order}"
         where, hint = knobs.span("run", where), "say 'order halves', or leave 'run' out"
     elif count * bits % 8:
-        message = f"{named}, {_width(bits)} each, do not end on a byte"
+        message = f"{_width(count * bits)} of '{found.stream}' in a record do not fill whole bytes"
         hint = f"a record {8 // gcd(count * bits, 8)} times as long would hold whole bytes"
     elif order == "halves" and bits not in HALVES_BITS:
         message = (

@@ -112,7 +112,7 @@ def resolve(
     zero = _zero(declaration, grids, report)
     sound = tuple(grid for grid in grids.values() if grid)
     if scale is not None:
-        check_zero(zero, scale, sound, policies, _span_of(declaration, ZeroDecl), report)
+        check_zero(zero, scale, sound, policies, declaration, report)
     sides = _sides(declaration, block or 1, report)
     if report.diagnostics or block is None or scale is None or select is None or not grids:
         return None
@@ -155,11 +155,6 @@ def _inner(report: Report) -> Inner:
         return None if faults.diagnostics else fmt
 
     return resolve_body
-
-
-def _span_of(declaration: FormatDecl, kind: type[Clause]) -> Span:
-    found = (clause.span for clause in declaration.clauses if isinstance(clause, kind))
-    return next(found, declaration.name.span)
 
 
 def _tile(knobs: Settings, report: Report) -> int:

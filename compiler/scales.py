@@ -144,7 +144,7 @@ def _check_stored(scale: Scale, knobs: Settings, clause: ScaleDecl, report: Repo
         ("rule", scale.rule in LOG2_RULES),
         ("tensor", scale.tensor != "none"),
         ("shift", scale.shift != 0),
-        ("search", scale.search > 0),
+        ("search", scale.search > 0 and not is_fp32_word(scale.word)),
         ("underflow", scale.underflow != "minimum"),
         ("min", knobs.said("min") and scale.codes == "wanted"),
     ):

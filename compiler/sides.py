@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 
 from .exact import FP32_MAX
 from .floats import SmallFloat
-from .format import ScaleWord, Side, Stream
+from .format import Side, Stream
 from .packing import pack, unpack
+from .stored import from_word, to_word
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -73,13 +73,13 @@ def take_outliers(side: Side, x: F32, block: int) -> tuple[F32, Sparse]:
             dense = x.copy()
         dense[row, column][away] = 0
         index.append(_flat(away, row, column, x.shape[1]))
-        words.append(_nearest_words(piece[away], side.value, 1.0))
+        words.append(to_word(side.value, piece[away]))
     return dense, Sparse(np.concatenate(index), np.concatenate(words))
 
 
 def put_outliers(side: Side, decoded: F32, outliers: Sparse) -> None:
     """Replace the decoded elements [rows, n] at outliers' places, in place."""
-    decoded[_places(outliers, decoded)] = _values(outliers.words, side.value)
+    decoded[_places(outliers, decoded)] = from_word(side.value, outliers.words)
 
 
 def residuals(side: Side, x: F32, decoded: F32, weights: F32 | None = None) -> Sparse:
@@ -100,7 +100,7 @@ def residuals(side: Side, x: F32, decoded: F32, weights: F32 | None = None) -> S
     found = _worst(x, decoded, weights, ceil((side.fraction or 0) * x.size))
     largest = float(np.abs(found.errors).max(initial=0))
     scale = _residual_scale(largest, side.value.number)
-    words = _nearest_words(found.errors, side.value, scale)
+    words = to_word(side.value, found.errors, unit=scale)
     return Sparse(found.index, words, scale)
 
 
@@ -111,7 +111,7 @@ def add_residuals(side: Side, decoded: F32, corrections: Sparse) -> None:
     """
     where = _places(corrections, decoded)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        added = _values(corrections.words, side.value) * np.float32(corrections.scale)
+        added = from_word(side.value, corrections.words) * np.float32(corrections.scale)
         decoded[where] = np.clip(decoded[where] + added, -_LARGEST, _LARGEST)
 
 
@@ -263,41 +263,3 @@ def _residual_scale(largest_error: float, number: SmallFloat) -> float:
     if scale * end < largest_error:  # exact: 24 bits times at most 11
         scale = np.nextafter(scale, np.float32(np.inf))
     return float(scale)
-
-
-@lru_cache(maxsize=16)
-def _magnitudes(number: SmallFloat) -> F64:
-    """The finite magnitudes in code order, ascending; exact in binary64."""
-    return np.array([float(m) for m in number.magnitudes() if m is not None])
-
-
-def _is_fp32(word: ScaleWord) -> bool:
-    return word.number.magnitude_bits == 31
-
-
-def _nearest_words(values: F32, word: ScaleWord, scale: float) -> U32:
-    """The words w for which w * scale is nearest to each value, ties to even, saturating."""
-    if _is_fp32(word):
-        return values.view(np.uint32)
-    magnitudes = _magnitudes(word.number)
-    # Exact: a midpoint has at most 12 bits, a scale 24.
-    midpoints = (magnitudes[:-1] + magnitudes[1:]) / 2 * scale
-    sizes = np.abs(values.astype(np.float64))
-    codes = np.searchsorted(midpoints, sizes)
-    tie = np.append(midpoints, np.inf)[codes] == sizes
-    codes += tie & (codes % 2 == 1)
-    signs = np.signbit(values).astype(np.uint32) << np.uint32(word.number.magnitude_bits)
-    words: U32 = codes.astype(np.uint32) | signs
-    return words
-
-
-def _values(words: U32, word: ScaleWord) -> F32:
-    """float32 values of words; NaN where a word is no finite number."""
-    if _is_fp32(word):
-        return words.view(np.float32)
-    bits = word.number.magnitude_bits
-    table = np.full(1 << bits, np.nan, np.float32)
-    known = _magnitudes(word.number)
-    table[: len(known)] = known
-    sizes: F32 = table[words & np.uint32((1 << bits) - 1)]
-    return np.where(words >> np.uint32(bits), -sizes, sizes)

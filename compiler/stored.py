@@ -18,15 +18,18 @@ from .thresholds import F32
 U32 = NDArray[np.uint32]
 
 
-def to_word(word: ScaleWord, values: F32, *, magnitude_only: bool = False) -> U32:
+def to_word(
+    word: ScaleWord, values: F32, *, magnitude_only: bool = False, unit: float = 1.0
+) -> U32:
     """The words nearest to binary32 values, ties to even, at most the largest.
 
-    A word without a sign keeps the magnitude, and so does one whose sign is another's
-    (``magnitude_only``).
+    Words count in a binary32 ``unit``, and the nearest is decided exactly. A word without a sign
+    keeps the magnitude, and so does one whose sign is another's (``magnitude_only``). fp32 is its
+    own word, in units of 1.
     """
     if is_fp32_word(word):
         return np.ascontiguousarray(values, np.float32).view(np.uint32)
-    midpoints = _midpoints(word.number)
+    midpoints = _midpoints(word.number) * unit  # exact: at most 17 bits times 24
     sizes = np.abs(values).astype(np.float64)
     codes = np.searchsorted(midpoints, sizes, side="left").astype(np.uint32)
     inside = codes < len(midpoints)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from ..dsl.ast import Span, ZeroDecl
+from ..dsl.ast import FormatDecl, ScaleDecl, ZeroDecl
 from .floats import named_float
 from .format import Grid, Policies, Scale, ScaleWord, Zero
 from .report import Report, Settings, suggest
@@ -81,19 +81,21 @@ def check_zero(
     scale: Scale,
     grids: tuple[Grid, ...],
     policies: Policies,
-    span: Span,
+    declaration: FormatDecl,
     report: Report,
 ) -> None:
     """What a zero asks of the scale's rule and of the grids, and the other way round."""
-    if zero is None and scale.rule == "range":
+    said = next((c for c in declaration.clauses if isinstance(c, ZeroDecl)), None)
+    if said is None and scale.rule == "range":
         report.add(
             "E0409",
             "rule range scales max - min, which needs a zero to begin from",
-            span,
+            next(c.span for c in declaration.clauses if isinstance(c, ScaleDecl)),
             expected="a clause 'zero point' or 'zero minimum'",
         )
-    if zero is None:
+    if zero is None or said is None:
         return
+    span = said.span
     if scale.rule != "range":
         report.add(
             "E0409",

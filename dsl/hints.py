@@ -28,6 +28,7 @@ INSERTIONS = {
     "BIT": ("bit", _A_SELECT),
     "AT": ("at", _A_SELECT),
     "AS": ("as", "what a scale is stored in is written 'scale fp32 as { ... }'"),
+    "IMPORT": ("import", "every file has an import of its own"),
     "LEARNED": ("learned", "how values were learned is written 'learned { method lloyd }'"),
 }
 
@@ -106,7 +107,7 @@ def hint_for(tokens: Sequence[Token], index: int, accepted: set[str], owner: str
         (kind in {"NUMBER", "STRING"} and "CITE" in accepted, "a setting has one value"),
         (kind in RESERVED and not first_on_line(tokens, index), f"'{token}' is a reserved word"),
         (before in _WRITTEN, _WRITTEN.get(before)),
-        (in_record and before == "LBRACE", _A_RECORD),
+        (in_record and (before == "LBRACE" or accepted == {"LBRACE"}), _A_RECORD),
         (before == "LBRACE" and accepted == {"NUMBER"}, "an arm is written '0: name'"),
         (kind == "NAME" and "BIT" in accepted, did_you_mean(token, ("bit", "bits"))),
         (kind == "NAME" and accepted == {"AT"}, did_you_mean(token, ("at",))),

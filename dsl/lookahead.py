@@ -53,7 +53,7 @@ def kinds(tokens: Sequence[Token], start: int, count: int) -> tuple[str, ...]:
 
 def first_on_line(tokens: Sequence[Token], index: int) -> bool:
     """Whether no other token stands before this one on its line."""
-    return index == 0 or tokens[index - 1].end_line != tokens[index].line
+    return index in (0, len(tokens)) or tokens[index - 1].end_line != tokens[index].line
 
 
 def misread_clause(tokens: Sequence[Token], index: int) -> tuple[str, ...]:

@@ -174,14 +174,16 @@ class _Scanner:
         """Cut bodies that stand in too many others, with all that is in them."""
         kept: list[Token] = []
         braces: list[bool] = []  # of every open brace, whether a body stands in it
+        depth = 0  # how many of them are bodies
         cut_at = -1  # how many braces stand around the body that is being cut
         for token in self.tokens:
             if token.type in ("FORMAT", "IMPORT", "ATOM"):
                 braces.clear()
-                cut_at = -1
+                depth, cut_at = 0, -1
             if token.type == "LBRACE":
                 braces.append(bool(kept) and kept[-1].type == "AS")
-                if cut_at < 0 and sum(braces) > MAX_NESTING:
+                depth += braces[-1]
+                if cut_at < 0 and depth > MAX_NESTING:
                     cut_at = len(braces) - 1
                     message = f"more than {MAX_NESTING} bodies in one another"
                     hint = "what a scale is stored in seldom has a stored scale itself"
@@ -190,7 +192,7 @@ class _Scanner:
             if cut_at < 0:
                 kept.append(token)
             if token.type == "RBRACE" and braces:
-                braces.pop()
+                depth -= braces.pop()
                 if len(braces) == cut_at:
                     cut_at = -1
         self.tokens = kept

@@ -110,14 +110,11 @@ def compile_text(text: str, filename: str = "<text>") -> Format:
 def _sop_text(name_or_path: str | Path) -> str | None:
     """The .fmt text of a SOP string; None where a name or a file is meant."""
     from ..dsl.printer import print_file
+    from ..dsl.sop import is_sop, parse_sop
 
-    try:
-        from ..dsl.sop import is_sop, parse_sop
-    except ImportError:
-        return None
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or not is_sop(text):
         return None
     if text in shipped_formats() or Path(text).exists():
         return None
-    return print_file(parse_sop(text))
+    return print_file(parse_sop(text, text))

@@ -142,7 +142,7 @@ def _by_path(reference: str, folder: Path | None, tree: Path | None) -> Path:
             raise _outside(reference)
         if path.is_file():
             return path
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is no file" if path.exists() else "does not exist"
         near = [f.relative_to(path.parent).as_posix() for f in path.parent.glob("*.fmt")]
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it leads in a circle"

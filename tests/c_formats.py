@@ -36,6 +36,12 @@ ADHOC = {
     "meta_word": """block 16  grid a = e2m1  grid b = int 4  grid c = e1m2  grid d = e3m0
         scale ue5m3 { container 12 }  select 2 bits at scale.meta { 0: a, 1: b, 2: c, 3: d }""",
     "sixteen": f"block 4  {SIXTEEN}  scale e8m0  select 4 bits at field {{ {ARMS} }}",
+    "five_arms": """block 4  grid a = int 2  grid b = e1m0  grid c = codebook 2 { -2, -1, 0, 4 }
+        grid d = codebook 2 { 0, 1, 2, 3 }  grid e = codebook 2 { -3, -1, 1, 3 }
+        scale ue3m3 { container 6 }  select 3 bits at field { 0: a, 1: b, 2: c, 3: d, 4: e }""",
+    "ten_bits": """block 8  grid a = e2m1  grid b = int 4  scale s1e4m3 {
+        container 10  rule argmax }  select 2 bits at scale.meta { 0: a, 1: b }""",
+    "three_bits": "block 5  grid e2m1  scale ue2m1 { container 3 }",
     "one_sided": "block 16  grid u = int 4 { range unsigned }  scale e4m3 { tensor fp32 }",
     "two_bits": "block 12  grid c = codebook 2 { 1, -1/3, 1/3, -1 }  scale e5m3",
     "quotient": f"""block 20  grid c = codebook 4 {{ {NF4ISH} }}  grid e2m1  scale fp32
@@ -86,10 +92,14 @@ def format_of(name: str) -> Format:
     return compile_text(f"format {name} {{ {(ADHOC | GIVEN_ONLY)[name]} }}")
 
 
-@cache
 def backend_of(name: str, native: bool = True) -> CBackend:
+    return backend_of_format(format_of(name), native)
+
+
+@cache
+def backend_of_format(fmt: Format, native: bool = True) -> CBackend:
     try:
-        return CBackend(format_of(name), native=native)
+        return CBackend(fmt, native=native)
     except BackendUnavailable as error:
         if "no C compiler" in str(error):
             pytest.skip(str(error))

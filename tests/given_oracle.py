@@ -7,11 +7,13 @@ Binary32 numbers are Python floats here, which hold them and the sign of a zero 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 
 from fmtc.compiler.exact import round_fp32
-from fmtc.compiler.format import Format, Grid
+from fmtc.compiler.format import Format
 
 #: The least scale that is inverted under ``compare fp32_reciprocal``.
 FLOOR = round_fp32(Fraction(1, 10**38))
@@ -25,20 +27,19 @@ def code_of(fmt: Format, select: int, x: float, scale: float, zero: float = 0.0)
         x, scale = -x, -scale
     scale = scale or 1.0
     point = zero if fmt.zero is not None and fmt.zero.kind == "point" else 0.0
-    grid = fmt.grids[select]
     if fmt.policies.compare == "exact":
         if math.isinf(x):
-            return _nearest(fmt, grid, x, negative=x < 0)
+            return _nearest(fmt, select, x, negative=x < 0)
         y = Fraction(x) / Fraction(scale) + Fraction(point)
-        return _nearest(fmt, grid, y, negative=math.copysign(1, x) < 0)
+        return _nearest(fmt, select, y, negative=math.copysign(1, x) < 0)
     if fmt.policies.compare == "fp32_quotient":
         q = divided(x, scale)
     else:
         q = times(x, divided(1.0, max(scale, FLOOR)))
     q = plus(q, point) if fmt.zero is not None and fmt.zero.kind == "point" else q
     if fmt.policies.offset is not None:
-        return _truncated(grid, plus(q, float(fmt.policies.offset)))
-    return _between_rounded_midpoints(fmt, grid, q)
+        return _truncated(fmt, select, plus(q, float(fmt.policies.offset)))
+    return _between_rounded_midpoints(fmt, select, q)
 
 
 def value_of(fmt: Format, select: int, code: int, scale: float, zero: float = 0.0) -> float:
@@ -84,48 +85,51 @@ def divided(a: float, b: float) -> float:
 # -- the nearest value ------------------------------------------------------------------
 
 
-def _codes(fmt: Format, grid: Grid) -> dict[Fraction, int]:
-    """Every value with its lowest code; that of -0 is not among them."""
-    codes: dict[Fraction, int] = {}
-    for code, value in enumerate(grid.values):
-        if value is not None and code != grid.negative_zero:
-            codes.setdefault(value, code)
-    return codes
+@cache
+def _values(fmt: Format, select: int) -> list[Fraction]:
+    """The numbers of a grid, ascending."""
+    return sorted({value for value in fmt.grids[select].values if value is not None})
 
 
-def _nearest(fmt: Format, grid: Grid, y: Fraction | float, *, negative: bool) -> int:
-    codes = _codes(fmt, grid)
+@cache
+def _middles(fmt: Format, select: int) -> list[float]:
+    """The midpoints of neighbours rounded to binary32."""
+    return [round_fp32((low + high) / 2) for low, high in pairwise(_values(fmt, select))]
+
+
+@cache
+def _code(fmt: Format, select: int, value: Fraction, negative: bool) -> int:
+    """The lowest code of a value; of a zero with a sign that is kept, the code of that sign."""
+    grid = fmt.grids[select]
+    signed = value == 0 and fmt.policies.negative_zero == "keep"
+    if signed and negative and grid.negative_zero is not None:
+        return grid.negative_zero
+    every = [code for code, other in enumerate(grid.values) if other == value]
+    return next(code for code in every if code != grid.negative_zero)
+
+
+def _nearest(fmt: Format, select: int, y: Fraction | float, *, negative: bool) -> int:
+    values = _values(fmt, select)
+    place = bisect_left(values, y)
+    around = values[max(0, place - 1) : place + 1]
     if isinstance(y, float):
-        return codes[min(codes) if negative else max(codes)]
-    least = min(abs(value - y) for value in codes)
-    found = sorted(value for value in codes if abs(value - y) == least)
-    return _chosen(fmt, grid, found, negative)
+        return _chosen(fmt, select, around, negative)
+    least = min(abs(value - y) for value in around)
+    return _chosen(fmt, select, [v for v in around if abs(v - y) == least], negative)
 
 
-def _between_rounded_midpoints(fmt: Format, grid: Grid, q: float) -> int:
+def _between_rounded_midpoints(fmt: Format, select: int, q: float) -> int:
     """The value whose neighbourhood, with midpoints rounded to binary32, holds a quotient."""
-    codes = _codes(fmt, grid)
-    found = [min(codes)]
-    for low, high in pairwise(sorted(codes)):
-        middle = round_fp32((low + high) / 2)
-        if q == middle:
-            found = [low, high]
-        elif q > middle:
-            found = [high]
-    return _chosen(fmt, grid, found, math.copysign(1, q) < 0)
+    values, middles = _values(fmt, select), _middles(fmt, select)
+    first, last = bisect_left(middles, q), bisect_right(middles, q)
+    return _chosen(fmt, select, values[first : last + 1], math.copysign(1, q) < 0)
 
 
-def _chosen(fmt: Format, grid: Grid, found: list[Fraction], negative: bool) -> int:
+def _chosen(fmt: Format, select: int, found: list[Fraction], negative: bool) -> int:
     """The code of the only value, or of the one of two equally near that the policy takes."""
-    codes = _codes(fmt, grid)
-    signed = grid.negative_zero is not None and fmt.policies.negative_zero == "keep"
-
-    def code(value: Fraction, below: bool) -> int:
-        return grid.negative_zero if value == 0 and signed and below else codes[value]
-
     if len(found) == 1:
-        return code(found[0], negative)
-    low, high = code(found[0], False), code(found[1], True)
+        return _code(fmt, select, found[0], negative)
+    low, high = _code(fmt, select, found[0], False), _code(fmt, select, found[1], True)
     middle = sum(found) / 2
     upper = {
         "up": True,
@@ -137,8 +141,8 @@ def _chosen(fmt: Format, grid: Grid, found: list[Fraction], negative: bool) -> i
     return high if upper else low
 
 
-def _truncated(grid: Grid, y: float) -> int:
+def _truncated(fmt: Format, select: int, y: float) -> int:
     """The code that y, counted from the grid's lowest integer, is cut down to."""
-    values = sorted(value for value in grid.values if value is not None)
+    values = _values(fmt, select)
     rank = len(values) - 1 if y == math.inf else 0 if y < 0 else math.trunc(y)
-    return grid.values.index(values[min(rank, len(values) - 1)])
+    return _code(fmt, select, values[min(rank, len(values) - 1)], False)

@@ -17,11 +17,19 @@ def keys_of_the_document() -> list[tuple[str, str, str]]:
     return rows
 
 
+def measured(one: compatibility.Comparison) -> compatibility.Row | None:
+    try:
+        return one.run()
+    except pytest.skip.Exception as absent:
+        print(f"{one}: {absent}")
+        return None
+
+
 def test_the_document_has_a_row_for_every_comparison_in_their_order() -> None:
     # What a row says is asserted where its comparison runs, in the test_oracles_*.py.
     comparisons = compatibility.load_all()
-    if os.environ.get("FMTC_REGEN"):
-        rows = [one.run() for one in comparisons]
+    if os.environ.get("FMTC_REGEN"):  # with every peer installed, or a row is missing below
+        rows = [row for row in map(measured, comparisons) if row is not None]
         compatibility.DOCUMENT.write_text(compatibility.render(rows), encoding="utf-8")
     assert keys_of_the_document() == [one.key for one in comparisons]
 

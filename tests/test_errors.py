@@ -20,7 +20,7 @@ from fmtc.runtime.format import Format
 
 BAD = Path(__file__).parent / "bad"
 FORMATS = [formats.find(name) for name in fmtc.names()]
-FILES = sorted(BAD.glob("meaning_*.fmt"))
+FILES = sorted(p for kind in ("meaning", "record", "side") for p in BAD.glob(f"{kind}_*.fmt"))
 
 
 def faults_of(text: str) -> tuple[Diagnostic, ...]:
@@ -74,7 +74,8 @@ def test_faults_stand_in_the_order_of_the_text() -> None:
 
 def test_every_code_of_the_compiler_has_a_bad_file() -> None:
     seen = {fault.code for path in FILES for fault in faults_of(path.read_text(encoding="utf-8"))}
-    assert set(CODES) - seen == set()
+    about_files = {code for code in CODES if code.startswith("E05")}  # see test_import_files
+    assert set(CODES) - seen - about_files == set()
 
 
 def misspellings(word: str) -> list[str]:

@@ -1,12 +1,19 @@
-"""Element floats against ml_dtypes and gfloat: every code, and 10^5 inputs a format."""
+"""Element floats against ml_dtypes, gfloat, torch, torchao and compressed-tensors.
+
+Every code, and 10^5 inputs a format: all finite bfloat16 numbers, every value and every tie with
+its fp32 neighbours, random bit patterns. In the rows of docs/compatibility.md a block is one
+element under scale 1.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from compatibility import Outcome, comparison, peer_module, run_comparisons
 from fmtc import compile_text
 from fmtc.compiler.floats import named_float
 from fmtc.compiler.format import Format
@@ -42,10 +49,6 @@ GFLOAT = {
     "e5m2": "format_info_ocp_e5m2",
     "e8m0": "format_info_ocp_e8m0",
 }
-
-
-def peer(module: str) -> Any:
-    return pytest.importorskip(module, reason=f"the peer {module} is not installed")
 
 
 def element_codec(atom: str, policies: str = "") -> Format:
@@ -87,7 +90,7 @@ def saturated(fmt: Format, x: F32) -> F32:
 
 @pytest.mark.parametrize("atom", ML_DTYPES)
 def test_every_code_means_what_ml_dtypes_says(atom: str) -> None:
-    ml_dtypes = peer("ml_dtypes")
+    ml_dtypes = peer_module("ml_dtypes")
     kind = np.dtype(getattr(ml_dtypes, ML_DTYPES[atom]))
     ours = table(element_codec(atom))
     theirs = np.arange(ours.size, dtype=np.uint8).view(kind).astype(np.float32)
@@ -99,8 +102,8 @@ def test_every_code_means_what_ml_dtypes_says(atom: str) -> None:
 
 @pytest.mark.parametrize("atom", GFLOAT)
 def test_every_code_means_what_gfloat_says(atom: str) -> None:
-    formats = peer("gfloat.formats")
-    gfloat = peer("gfloat")
+    formats = peer_module("gfloat.formats", "gfloat")
+    gfloat = peer_module("gfloat")
     info = getattr(formats, GFLOAT[atom])
     ours = table(element_codec(atom))
     theirs = np.array([gfloat.decode_float(info, code).fval for code in range(ours.size)])
@@ -110,32 +113,94 @@ def test_every_code_means_what_gfloat_says(atom: str) -> None:
     assert np.array_equal(np.signbit(ours[finite]), np.signbit(theirs[finite]))
 
 
-@pytest.mark.parametrize("atom", FLOATS)
-def test_encoding_equals_ml_dtypes_for_a_hundred_thousand_inputs(atom: str) -> None:
-    ml_dtypes = peer("ml_dtypes")
+def apart(atom: str, theirs: Callable[[F32], NDArray[np.uint8]], note: str) -> Outcome:
+    """How many of the hard inputs get another code from a peer."""
     fmt = element_codec(atom)
-    kind = np.dtype(getattr(ml_dtypes, ML_DTYPES[atom]))
     x = hard_inputs(fmt)
     assert x.size > 100_000
-    # ml_dtypes saturates four and six bits; E4M3 overflows to NaN and E5M2 to infinity, which
-    # is another policy than ours, so that those inputs are clamped to the largest number.
-    given = x if atom in ("e2m1", "e2m3", "e3m2") else saturated(fmt, x)
-    assert np.array_equal(codes_of(fmt, x), given.astype(kind).view(np.uint8))
+    return x.size, int((codes_of(fmt, x) != theirs(x)).sum()), note
 
 
-@pytest.mark.parametrize("atom", FLOATS)
-def test_encoding_equals_gfloat_for_a_hundred_thousand_inputs(atom: str) -> None:
-    gfloat = peer("gfloat")
-    info = getattr(peer("gfloat.formats"), GFLOAT[atom])
+def by_ml_dtypes(atom: str) -> Callable[[], Outcome]:
+    def compare() -> Outcome:
+        kind = np.dtype(getattr(peer_module("ml_dtypes"), ML_DTYPES[atom]))
+        if atom in ("e2m1", "e2m3", "e3m2"):
+            return apart(atom, lambda x: x.astype(kind).view(np.uint8), "codes")
+        # E4M3 overflows to NaN and E5M2 to infinity, which is another policy than ours.
+        fmt = element_codec(atom)
+        note = "codes of inputs clamped to the largest number (it does not saturate)"
+        return apart(atom, lambda x: saturated(fmt, x).astype(kind).view(np.uint8), note)
+
+    return compare
+
+
+def by_gfloat(atom: str) -> Callable[[], Outcome]:
+    def theirs(x: F32) -> NDArray[np.uint8]:
+        gfloat = peer_module("gfloat")
+        info = getattr(peer_module("gfloat.formats", "gfloat"), GFLOAT[atom])
+        even = gfloat.RoundMode.TiesToEven
+        rounded = gfloat.round_ndarray(info, x.astype(np.float64), even, sat=True)
+        return gfloat.encode_ndarray(info, rounded).astype(np.uint8)
+
+    return lambda: apart(atom, theirs, "codes, saturating")
+
+
+def by_torch(atom: str) -> Callable[[], Outcome]:
     fmt = element_codec(atom)
-    x = hard_inputs(fmt, seed=1)
-    wide = x.astype(np.float64)
-    rounded = gfloat.round_ndarray(info, wide, gfloat.RoundMode.TiesToEven, sat=True)
-    assert np.array_equal(codes_of(fmt, x), gfloat.encode_ndarray(info, rounded).astype(np.uint8))
+
+    def theirs(x: F32) -> NDArray[np.uint8]:
+        torch = peer_module("torch")
+        kind = torch.float8_e4m3fn if atom == "e4m3" else torch.float8_e5m2
+        given = torch.from_numpy(saturated(fmt, x))
+        return given.to(kind).view(torch.uint8).numpy()
+
+    return lambda: apart(atom, theirs, "codes of inputs clamped to the largest number")
+
+
+def by_torchao(atom: str) -> Callable[[], Outcome]:
+    def theirs(x: F32) -> NDArray[np.uint8]:
+        torch = peer_module("torch")
+        cast = peer_module("torchao.prototype.custom_fp_utils", "torchao")
+        bits = (int(atom[1]), int(atom[3]))
+        return cast._f32_to_floatx_unpacked(torch.from_numpy(x), *bits).numpy()
+
+    return lambda: apart(atom, theirs, "codes, saturating")
+
+
+def by_compressed_tensors(atom: str, function: str) -> Callable[[], Outcome]:
+    fmt = element_codec(atom)
+
+    def values(x: F32) -> F32:
+        torch = peer_module("torch")
+        home = f"compressed_tensors.quantization.utils.{'fp4' if atom == 'e2m1' else 'fp6'}_utils"
+        cast = getattr(peer_module(home, "compressed-tensors"), function)
+        return cast(torch.from_numpy(x.copy())).numpy()
+
+    def compare() -> Outcome:
+        x = hard_inputs(fmt)
+        found = table(fmt)[codes_of(fmt, x)]
+        # Values are compared as numbers: of -0.0 cast_to_fp4 drops the sign.
+        return x.size, int((found != values(x)).sum()), "values, saturating"
+
+    return compare
+
+
+for _atom in FLOATS:
+    _grid = f"grid {_atom}"
+    comparison("ml_dtypes", f"astype({ML_DTYPES[_atom]})", _grid)(by_ml_dtypes(_atom))
+    comparison("gfloat", "round_ndarray, encode_ndarray", _grid)(by_gfloat(_atom))
+    if _atom in ("e4m3", "e5m2"):
+        comparison("torch", f".to({ML_DTYPES[_atom]})", _grid)(by_torch(_atom))
+    else:
+        comparison("torchao", "_f32_to_floatx_unpacked", _grid)(by_torchao(_atom))
+for _atom, _function in (("e2m1", "cast_to_fp4"), ("e2m3", "cast_to_fp6")):
+    comparison("compressed-tensors", _function, f"grid {_atom}")(
+        by_compressed_tensors(_atom, _function)
+    )
 
 
 def test_powers_of_two_round_like_ml_dtypes_e8m0_where_ties_go_up() -> None:
-    ml_dtypes = peer("ml_dtypes")
+    ml_dtypes = peer_module("ml_dtypes")
     # ml_dtypes sends a tie up, not to the even code, and has no code for what is not positive.
     # Its known slip: everything above 2^-127 and below 1.5 * 2^-127 takes 2^-126 instead.
     fmt = element_codec("e8m0", "tie up")
@@ -166,7 +231,7 @@ def scale_words(fmt: Format, x: F32) -> NDArray[np.uint32]:
 def test_a_scale_word_holds_the_nearest_small_float_of_absmax_over_six(
     word: str, kind: str
 ) -> None:
-    ml_dtypes = peer("ml_dtypes")
+    ml_dtypes = peer_module("ml_dtypes")
     fmt = compile_text(f"format s {{ block 1  grid e2m1  scale {word} {{ rule absmax }} }}")
     number = fmt.scale.word.number
     smallest, largest = float(number.magnitude(1) or 0), float(number.largest)
@@ -190,7 +255,7 @@ def kind_of(ml_dtypes: Any, name: str) -> np.dtype[Any]:
 
 
 def test_the_e8m0_table_is_ml_dtypes_own() -> None:
-    ml_dtypes = peer("ml_dtypes")
+    ml_dtypes = peer_module("ml_dtypes")
     fmt = compile_text("format s { block 1  grid e2m1  scale e8m0 { rule floor_log2 } }")
     ours = np.array(view_of(fmt).scale.values_bits, np.uint32).view(np.float32)
     theirs = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
@@ -213,3 +278,6 @@ def test_bfloat16_and_half_as_scale_words_have_the_values_of_the_machine() -> No
         (value is None and not np.isfinite(found)) or value == Fraction(float(found))
         for value, found in zip(map(brain.magnitude, range(1 << 15)), brains, strict=True)
     )
+
+
+test_the_peer_stores_and_reads_the_same_bytes = run_comparisons(__name__)

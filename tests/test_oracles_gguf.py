@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from compatibility import (
     peer_module,
     run_comparisons,
 )
-from fmtc import load
+from fmtc import Format, load
 from numpy.typing import NDArray
 from peer_blocks import blocks_for, read, stored, zero_blocks
 
@@ -97,15 +97,21 @@ def ggml_decoded(name: str, records: U8) -> F32:
     return out
 
 
+@cache
+def recipe(name: str) -> Format:
+    return load(name)
+
+
+@cache
 def numbers(name: str) -> F32:
     """One record a row."""
     _, elements, _, (low, high) = FORMATS[name]
-    blocks = blocks_for(load(name), 32 if elements == 32 else elements, low=low, high=high)
+    blocks = blocks_for(recipe(name), elements, low=low, high=high, count=2048 * 32 // elements)
     return np.concatenate([blocks, zero_blocks(elements)])
 
 
 def ours(name: str, x: F32) -> U8:
-    return stored(load(name), x)["records"]
+    return stored(recipe(name), x)["records"]
 
 
 # -- encoding, against the two encoders that are one ------------------------------------------
@@ -225,7 +231,7 @@ def random_records(name: str) -> U8:
 
 def reads(name: str, records: U8, theirs: Callable[[str, U8], F32]) -> tuple[int, int]:
     """Records read, and records of which any number differs by a bit."""
-    fmt, elements = load(name), FORMATS[name][1]
+    fmt, elements = recipe(name), FORMATS[name][1]
     found = read(fmt, {"records": records}, (len(records), elements))
     wanted = theirs(name, records)
     if name in ("gguf_mxfp4", "gguf_nvfp4"):  # code 8 is -0 in OCP's E2M1, and +0 in ggml
@@ -233,29 +239,26 @@ def reads(name: str, records: U8, theirs: Callable[[str, U8], F32]) -> tuple[int
     return len(records), differing_floats(found, wanted)
 
 
-def _declare_decoders() -> None:
-    for name, (gguf_name, *_) in FORMATS.items():
-        comparison("gguf", f"quants.dequantize({gguf_name})", name)(partial(random_bytes, name))
-        if name in SEARCHED:
-            function = f"quantize_row_{c_name(name)}_ref, then dequantize_row"
-            comparison("ggml (C)", function, name)(partial(searched_bytes, name))
+def declare_decoders(name: str) -> None:
+    """Registers how one format's bytes are read: random ones, and those of ggml's searches."""
+
+    @comparison("gguf", f"quants.dequantize({FORMATS[name][0]})", name)
+    def random_and_our_bytes() -> Outcome:
+        random, different = reads(name, random_records(name), gguf_decoded)
+        written, others = reads(name, ours(name, numbers(name)), gguf_decoded)
+        return random + written, different + others, "random records and our own, read by both"
+
+    if name in SEARCHED:
+
+        @comparison("ggml (C)", f"quantize_row_{c_name(name)}_ref, read by both", name)
+        def searched_bytes() -> Outcome:
+            blocks, different = reads(name, ggml_encoded(name, numbers(name)), ggml_decoded)
+            return blocks, different, "ggml's encoder is a search, no rule of a format"
 
 
-def random_bytes(name: str) -> Outcome:
-    """fmtc and gguf-py read the same random records."""
-    note = "random records and our own bytes, read by both"
-    random, different = reads(name, random_records(name), gguf_decoded)
-    written, others = reads(name, ours(name, numbers(name)), gguf_decoded)
-    return random + written, different + others, note
+for each in FORMATS:
+    declare_decoders(each)
 
-
-def searched_bytes(name: str) -> Outcome:
-    """fmtc reads what ggml's own encoder found."""
-    blocks, different = reads(name, ggml_encoded(name, numbers(name)), ggml_decoded)
-    return blocks, different, "ggml's search is no rule of a format: its bytes, read by both"
-
-
-_declare_decoders()
 test_gguf_and_fmtc_agree = run_comparisons(__name__)
 
 
@@ -301,11 +304,11 @@ def test_ggml_stores_448_for_every_nvfp4_scale_from_248_on() -> None:
 def test_words_that_ggml_reads_as_numbers_and_the_formats_as_nan() -> None:
     mxfp4 = np.full((1, 17), 0x11, np.uint8)
     mxfp4[0, 0] = 0xFF  # E8M0's NaN is 2^128 to ggml
-    assert np.isnan(read(load("gguf_mxfp4"), {"records": mxfp4}, (1, 32))).all()
+    assert np.isnan(read(recipe("gguf_mxfp4"), {"records": mxfp4}, (1, 32))).all()
     assert (gguf_decoded("gguf_mxfp4", mxfp4) == 2.0**127).all()
     nvfp4 = np.full((1, 36), 0x11, np.uint8)
     nvfp4[0, :4] = 0x7F  # E4M3's NaN is 0 to ggml
-    assert np.isnan(read(load("gguf_nvfp4"), {"records": nvfp4}, (1, 64))).all()
+    assert np.isnan(read(recipe("gguf_nvfp4"), {"records": nvfp4}, (1, 64))).all()
     assert not gguf_decoded("gguf_nvfp4", nvfp4).any()
 
 

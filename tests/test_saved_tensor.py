@@ -14,8 +14,9 @@ import pytest
 import torch
 from fmtc import CorruptFile, Format, MissingPackage, QuantizedTensor
 from fmtc.runtime.quantized import METADATA_KEY, digest
+from representatives import ANY_SHAPE
 
-NAMES = fmtc.names()
+NAMES = ANY_SHAPE
 TORCH_TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 

@@ -20,6 +20,7 @@ from fmtc.compiler.sides import (
     take_outliers,
     to_streams,
 )
+from fmtc.compiler.stored import from_word, to_word
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -171,10 +172,10 @@ def test_every_number_of_a_word_is_stored_as_itself(value: str) -> None:
     own = word(value)
     magnitudes = [float(m) for m in own.number.magnitudes() if m is not None]
     numbers = np.array([*magnitudes, *(-m for m in magnitudes)], np.float32)
-    words = sides._nearest_words(numbers, own, 1.0)
+    words = to_word(own, numbers)
     sign = 1 << own.number.magnitude_bits
     assert words.tolist() == [s + c for s in (0, sign) for c in range(len(magnitudes))]
-    np.testing.assert_array_equal(sides._values(words, own).view("u4"), numbers.view("u4"))
+    np.testing.assert_array_equal(from_word(own, words).view("u4"), numbers.view("u4"))
 
 
 # -- residuals -------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_residuals_are_the_nearest_numbers(pair: tuple[np.ndarray, np.ndarray], 
     side = wr(value, Fraction(1, 2))
     found = residuals(side, x, decoded)
     errors = (x - decoded).reshape(-1)[found.index]
-    numbers = sides._values(found.words, side.value)
+    numbers = from_word(side.value, found.words)
     for error, number in zip(errors, numbers, strict=True):
         assert Fraction(float(number)) == exact_residual(float(error), found.scale, value)
 

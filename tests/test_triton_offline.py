@@ -21,6 +21,9 @@ pytest.importorskip("triton", reason="triton is not installed")
 #: Registers of a thread: 128 leave room for 4 programs of 4 warps on a multiprocessor.
 MOST_REGISTERS = 128
 
+#: Shipped formats with every kind of ladder, scale and compare mode.
+SHIPPED = ("e2m3_ue4m4", "mxfp4", "nf4", "nvfp4", "po2_nf4", "sop_pair")
+
 #: Policies that no shipped format has: here they need only compile.
 ADHOC = {
     "odd_block": "block 3  grid i = int 3 { range full }  scale s1e5m5 { rule argmax }",
@@ -31,6 +34,12 @@ ADHOC = {
     "lopsided_fp32": "block 10  grid c = codebook 2 { -7, -1, 2, 3 }  scale fp32  tie down",
     "quotient8": "block 16  grid e4m3  scale e4m3  compare fp32_quotient  nan propagate",
     "table_scale": "block 8  grid e3m2  scale ue5m3 { bias -10 }",
+    "nine_bit_word": "block 16  grid e2m1  scale ue4m5 { container 9 }",
+    "point": "block 16  grid u = int 4 { range unsigned }  scale fp32 { rule range }  zero point",
+    "point_eight": """block 16  grid i = int 8 { range full }  scale fp32 { rule range }
+        zero point  compare fp32_quotient""",
+    "minimum": """block 32  grid u = int 4 { range unsigned }  scale fp32 { rule range }
+        zero minimum  compare fp32_reciprocal  offset 0.5""",
     "three_fields": """block 8  grid a = int 4  grid b = e2m1  grid c = e1m2  grid d = e3m0
         grid e = int 4 { range full }  scale e5m2  nan propagate
         select 3 bits at field { 0: a, 1: b, 2: c, 3: d, 4: e }""",
@@ -58,11 +67,12 @@ def assert_exact_arithmetic(report: KernelReport) -> None:
         assert not re.search(r"\bfma\.", report.ptx)
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("name", names())
-def test_no_kernel_of_a_shipped_format_spills(name: str, arch: int) -> None:
+def assert_fits(name: str, arch: int) -> None:
+    """All kernels are there, stay in their registers, and compute exactly."""
     kernels = reports(name, arch)
-    assert {"encode_kernel", "decode_kernel", "gemv_kernel"} <= kernels.keys()
+    assert {"encode_given_kernel", "decode_given_kernel"} <= kernels.keys()
+    fused = {"encode_kernel", "decode_kernel", "gemv_kernel"}
+    assert fused & kernels.keys() == (fused if format_of(name).is_plain else set())
     for report in kernels.values():
         assert report.arch == arch
         assert f".target sm_{arch}" in report.ptx
@@ -73,13 +83,25 @@ def test_no_kernel_of_a_shipped_format_spills(name: str, arch: int) -> None:
         assert_exact_arithmetic(report)
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*SHIPPED, "point", "minimum"])
+def test_no_kernel_spills(name: str, arch: int) -> None:
+    assert_fits(name, arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in names() if name not in SHIPPED])
+def test_no_kernel_of_any_other_shipped_format_spills(name: str) -> None:
+    assert_fits(name, 90)
+
+
 @pytest.mark.parametrize("name", ADHOC)
 def test_every_policy_compiles_with_exact_arithmetic(name: str) -> None:
     for report in reports(name, 90).values():
         assert_exact_arithmetic(report)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_midpoints_reach_the_machine_code_in_binary64(name: str) -> None:
     plan = plan_of(view_of(load(name)))
     ptx = reports(name, 90)["encode_kernel"].ptx.upper()

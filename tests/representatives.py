@@ -1,0 +1,28 @@
+"""A few shipped formats that together have every feature: what costly tests run over.
+
+Tests that are cheap run over all of ``fmtc.names()``.
+"""
+
+from __future__ import annotations
+
+#: Formats that kernels encode alone: one grid and two, table scales, fp32 scales, shifts, signs.
+PLAIN = ("e2m3_ue4m4", "mxfp4", "nf4", "nvfp4", "po2_nf4", "sop_pair")
+
+#: Formats that are arranged, searched or laid out around a kernel: tried scales, scales of scales,
+#: minima, zero points, records, rows, tensors, tiles and sides.
+GENERAL = (
+    "four_six",
+    "q4_k",
+    "q4_0",
+    "nf4_dq",
+    "int4_asym_g128",
+    "e4m3_row",
+    "e4m3_tensor",
+    "e4m3_tile128",
+    "nf4_dd4_opq_wr",
+)
+
+EACH_KIND = (*PLAIN, *GENERAL)
+
+#: Those that take rows of any length: without records.
+ANY_SHAPE = tuple(name for name in EACH_KIND if not name.startswith("q4_"))
