@@ -37,7 +37,7 @@ def check_shape(fmt: Format, declaration: FormatDecl, report: Report) -> None:
     for wrong, kind, message, hint in (
         (
             whole and fmt.tile > 1,
-            Setting,
+            "block",
             "a tile has a width: 'block' must be a number of columns",
             "write 'block 128  tile 128', or leave 'tile' out",
         ),
@@ -80,12 +80,14 @@ def check_inner(fmt: Format, declaration: FormatDecl, report: Report) -> None:
     """What only a whole format has: the inner one stores a row of scales, nothing more."""
     policies = fmt.policies
     for wrong, kind, what in (
-        (fmt.extent != "block" or fmt.tile > 1, Setting, "a block that is no number of scales"),
+        (fmt.extent != "block", "block", "a block that is no number of scales"),
+        (fmt.tile > 1, "tile", "a tile"),
         (fmt.scale.tensor != "none", ScaleDecl, "a second level of its own"),
         (fmt.scale.shift != 0, ScaleDecl, "a shift"),
         (bool(fmt.sides), SideDecl, "side streams"),
         (fmt.record is not None, RecordDecl, "a record"),
-        (policies.nan != "error" or policies.inf != "error", Setting, "a policy for NaN"),
+        (policies.nan != "error", "nan", "a policy for NaN"),
+        (policies.inf != "error", "inf", "a policy for infinity"),
     ):
         if wrong:
             report.add(
@@ -96,6 +98,12 @@ def check_inner(fmt: Format, declaration: FormatDecl, report: Report) -> None:
             )
 
 
-def _span_of(declaration: FormatDecl, kind: type[Clause]) -> Span:
-    found = (clause.span for clause in declaration.clauses if isinstance(clause, kind))
-    return next(found, declaration.name.span)
+def _span_of(declaration: FormatDecl, what: type[Clause] | str) -> Span:
+    """Where the first clause of a kind stands, or the setting of a key."""
+    for clause in declaration.clauses:
+        if isinstance(what, str):
+            if isinstance(clause, Setting) and clause.key.text == what:
+                return clause.span
+        elif isinstance(clause, what):
+            return clause.span
+    return declaration.name.span

@@ -194,7 +194,7 @@ class RecordField:
     """Bits ``low`` to ``low + bits - 1`` of every item of a stream, in a record.
 
     ``order``: ``low_first``, ``high_first``, ``halves`` (in runs of ``run`` items, byte j holds
-    items j and j + run/2) or ``k_quants`` (llama.cpp's 6-bit scales and minima).
+    items j and j + run/2) or ``k_quants`` (llama.cpp's scales and minima of 6 or 4 bits).
     """
 
     stream: str
@@ -317,14 +317,13 @@ class Format:
 
     @cached_property
     def exact_bpw(self) -> Fraction:
-        """Stored bits per weight of a long row of a large tensor, everything counted."""
-        if self.record is not None:
-            total = sum(-(-f.bits * self._items(f) // 8) * 8 for f in self.record.fields)
-            dense = Fraction(total, self.record.elements)
-        else:
-            dense = sum((s.bits * self._share(s.per) for s in self.streams), Fraction(0))
-            inner = [self.scale.stored, self.zero.stored if self.zero else None]
-            dense += sum((f.exact_bpw * self._share("block") for f in inner if f), Fraction(0))
+        """Stored bits per weight of a long row of a large tensor, everything counted.
+
+        A record stores the bits of its streams once each, in another order.
+        """
+        dense = sum((s.bits * self._share(s.per) for s in self.streams), Fraction(0))
+        inner = [self.scale.stored, self.zero.stored if self.zero else None]
+        dense += sum((f.exact_bpw * self._share("block") for f in inner if f), Fraction(0))
         return dense + sum((side.bpw() for side in self.sides), Fraction(0))
 
     def _share(self, per: str) -> Fraction:
@@ -332,19 +331,6 @@ class Format:
         if per == "element":
             return Fraction(1)
         return Fraction(1, self.block * self.tile) if self.extent == "block" else Fraction(0)
-
-    def _items(self, field: RecordField) -> int:
-        """Items of a record's field."""
-        if self.record is None:
-            return 0
-        outer, _, inner = field.stream.partition(".")
-        if outer == "codes":
-            return self.record.elements
-        blocks = self.record.elements // self.block
-        stored = self.scale.stored if outer == "scales" else self.zero and self.zero.stored
-        if stored and inner in ("scales", "zeros", "select"):
-            return blocks // stored.block
-        return blocks
 
     @cached_property
     def is_plain(self) -> bool:

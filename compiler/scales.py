@@ -199,8 +199,17 @@ def _is_sound(number: SmallFloat, clause: ScaleDecl, report: Report) -> bool:
     """Whether every scale is a binary32 number, as the decoder needs, and not all are zero."""
     if number.magnitude_bits > MAX_TABLE_BITS:
         return True
-    scales = [m for m in number.magnitudes() if m is not None]
-    outside = [m for m in scales if not is_fp32(m)]
+    # Magnitudes are whole steps and ascend: the step and the largest decide for all.
+    first, second = number.magnitude(0) or Fraction(0), number.magnitude(1)
+    if second is None or number.largest <= 0:
+        report.add(
+            "E0302",
+            f"the scale word '{clause.word.text}' has no positive value",
+            clause.span,
+            hint="take a wider word, or leave 'top' and 'subnormals' out",
+        )
+        return False
+    outside = [m for m in (second - first, number.largest) if not is_fp32(m)]
     if outside:
         report.add(
             "E0302",
@@ -209,14 +218,6 @@ def _is_sound(number: SmallFloat, clause: ScaleDecl, report: Report) -> bool:
             clause.span if clause.settings else clause.word.span,
             hint="take a bias that keeps it between 2^-149 and 2^127, 'top ieee' or fewer bits",
         )
-    elif not any(scales):
-        report.add(
-            "E0302",
-            f"the scale word '{clause.word.text}' has no positive value",
-            clause.span,
-            hint="take a wider word, or leave 'top' and 'subnormals' out",
-        )
-        return False
     return not outside
 
 

@@ -119,9 +119,12 @@ class TritonBackend:
 
     def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
         """See ``Engine.encode_given``."""
-        tensors = [None if a is None else self._tensor(a) for a in (selects, zeros)]
         codes: U8 = (
-            self.encode_given_tensor(self._tensor(x), self._tensor(scales), *tensors).cpu().numpy()
+            self.encode_given_tensor(
+                self._tensor(x), self._tensor(scales), self._maybe(selects), self._maybe(zeros)
+            )
+            .cpu()
+            .numpy()
         )
         return codes
 
@@ -135,9 +138,17 @@ class TritonBackend:
         out: F32 | None = None,
     ) -> F32:
         """See ``Engine.decode_given``."""
-        tensors = [None if a is None else self._tensor(a) for a in (selects, zeros)]
-        given = (self._tensor(codes), self._tensor(scales), *tensors)
-        decoded: F32 = self.decode_given_tensor(*given, length).cpu().numpy()
+        decoded: F32 = (
+            self.decode_given_tensor(
+                self._tensor(codes),
+                self._tensor(scales),
+                self._maybe(selects),
+                self._maybe(zeros),
+                length,
+            )
+            .cpu()
+            .numpy()
+        )
         if out is None:
             return decoded
         out[...] = decoded
@@ -252,6 +263,9 @@ class TritonBackend:
 
         writable = array if array.flags.writeable else array.copy()
         return torch.from_numpy(np.ascontiguousarray(writable)).to(self.device)
+
+    def _maybe(self, array: NDArray[Any] | None) -> torch.Tensor | None:
+        return None if array is None else self._tensor(array)
 
     def _tile(self, rows: int, length: int) -> dict[str, int]:
         if not self.interpreted:

@@ -55,7 +55,7 @@ ADHOC = {
     "saturating": "block 2  grid c = codebook 1 { -0.5, 0.75 }  scale ue7m3 { shift -64 }",
 }
 
-#: Formats that only take scales, zeros and selects that are given; the pipeline chooses them.
+#: Zeros and offsets, and scales that only the pipeline can choose: they are given to the C.
 GIVEN_ONLY = {
     "point": "block 16  grid u = int 4 { range unsigned }  scale fp32 { rule range }  zero point",
     "point_up": """block 12  grid i = int 3 { range full }  scale fp32 { rule range }  zero point

@@ -56,7 +56,7 @@ def blocks_for(
     one_sided = np.abs(normal[: count // 4]) * np.exp2(rng.uniform(-8, 8, (count // 4, 1)))
     far = one_sided[: count // 8] + np.exp2(rng.uniform(0, 8, (count // 8, 1)))
     constant = np.repeat(np.exp2(rng.uniform(-9, 9, (32, 1))), width, axis=1)
-    sparse = np.where(rng.random((64, width)) < 0.1, normal[:64], 0)
+    sparse = np.where(rng.random((count // 8, width)) < 0.1, normal[: count // 8], 0)
     parts = [normal, spread, heavy, one_sided, -one_sided, far, -far, constant, -constant, sparse]
     random = [np.clip(part, -(2.0**high), 2.0**high).astype(np.float32) for part in parts]
     return np.concatenate([*random, edge_blocks(fmt, width, low, high, seed)])
@@ -68,21 +68,47 @@ def edge_blocks(fmt: Format, width: int, low: float, high: float, seed: int = 0)
     grid = view_of(fmt).grids[0]
     midpoints = np.array([float(m) for m in grid.midpoints])
     largest = max(float(grid.positive_divisor), float(grid.negative_divisor))
-    exponents = [
-        e for e in (-140, -126, -60, -20, -9, -1, 0, 1, 5, 12, 60, 120) if low <= e <= high
-    ]
     rows = []
-    for exponent in exponents:
+    for exponent in (e for e in EXPONENTS if low <= e <= high):
         for mantissa in (1.0, 1.25, 1.5, 1.75, 1.9375, *rng.uniform(1, 2, 3)):
             for peak in around([mantissa * 2.0**exponent]):
                 near = around(midpoints * (float(peak) / largest))
                 near = np.where(np.abs(near) > peak, np.float32(0), near)
                 signed = np.where(rng.random(near.size) < 0.5, near, -near)
-                fill = np.resize(rng.permutation(signed), (-(-near.size // (width - 1)), width - 1))
-                ends = rng.choice([-1, 1], (len(fill), 1)).astype(np.float32) * peak
-                block = np.concatenate([ends, fill], axis=1)
-                rows.append(rng.permuted(block, axis=1))
+                end = peak * rng.choice([-1, 1])
+                rows.append(_with_ends(rng, signed, end, end, width))
+    if fmt.zero is not None:
+        rows += _range_blocks(fmt, width, low, high, rng)
     return np.concatenate(rows).astype(np.float32)
+
+
+#: Of the peaks on edge.
+EXPONENTS = (-140, -126, -60, -20, -9, -1, 0, 1, 5, 12, 60, 120)
+
+
+def _range_blocks(
+    fmt: Format, width: int, low: float, high: float, rng: np.random.Generator
+) -> list[F32]:
+    """Blocks from a to b steps of a short scale, filled with half steps: ties of any zero."""
+    grid = fmt.grids[0]
+    steps = int(grid.high - grid.low)
+    bits = steps.bit_length()
+    rows = []
+    for exponent in (e for e in EXPONENTS if low + bits + 2 <= e <= high - bits - 2):
+        for mantissa in (1.0, 1.25, 1.5, 1.75):
+            scale = mantissa * 2.0**exponent
+            for first in (-steps, 0, *rng.integers(-steps, 1, 2)):
+                halves = around(scale * (first + 0.5 + np.arange(steps)))
+                ends = scale * float(first), scale * float(first + steps)
+                rows.append(_with_ends(rng, halves, *ends, width))
+    return rows
+
+
+def _with_ends(rng: np.random.Generator, values: F32, one: float, other: float, width: int) -> F32:
+    """All values, in blocks of ``width`` that hold both ends as well, in any order."""
+    fill = np.resize(rng.permutation(values), (-(-values.size // (width - 2)), width - 2))
+    ends = np.broadcast_to(np.array([one, other], np.float32), (len(fill), 2))
+    return rng.permuted(np.concatenate([ends, fill], axis=1), axis=1)
 
 
 def zero_blocks(width: int) -> F32:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from c_formats import GIVEN_ONLY, SHIPPED, format_of
 from fmtc.codegen.c import emit
 from fmtc.codegen.c.context import double_literal, float_literal
+from fmtc.compiler.kernel import kernel_format
 from fmtc.compiler.resolve import compile_text
 from fmtc.compiler.view import view_of
 from fmtc.formats import load, names
@@ -31,13 +34,16 @@ def strict_formats() -> dict[str, dict[str, str]]:
     wide = "format wide { block 3  grid e = e3m4  scale fp32 { rule argmax }  tie up }"
     meta = "format _m { block 8  grid e2m3  scale ue5m3 { container 12 } }"
     texts = {"register": HOSTILE, "wide": wide, "_m": meta}
-    return {name: emit(load(name)) for name in names()} | {
+    zeros = ("point", "point_quotient", "minimum_up", "minimum_quotient", "searched")
+    return {name: emit(format_of(name)) for name in (*SHIPPED, *zeros)} | {
         name: emit(compile_text(text)) for name, text in texts.items()
     }
 
 
-def compile_strictly(command: list[str], directory: Path) -> None:
-    for name, files in strict_formats().items():
+def compile_strictly(
+    command: list[str], directory: Path, formats: dict[str, dict[str, str]]
+) -> None:
+    for name, files in formats.items():
         for file, text in files.items():
             (directory / file).write_text(text)
         whole = [*command, *STRICT, f"{name}.c"]
@@ -54,7 +60,27 @@ def test_the_generated_c_compiles_without_a_warning(
         pytest.skip(f"{compiler} is not installed")
     if "-mavx2" in flags and not accepts(compiler, "-mavx2"):
         pytest.skip(f"{compiler} does not build for x86")
-    compile_strictly([compiler, *flags], tmp_path)
+    compile_strictly([compiler, *flags], tmp_path, strict_formats())
+
+
+@pytest.mark.slow
+def test_every_shipped_format_and_its_kernel_compile_without_a_warning(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    for kernel in (False, True):
+        formats = {name: load(name) for name in names()}
+        texts = {n: emit(kernel_format(f) if kernel else f) for n, f in formats.items()}
+        compile_strictly(["cc"], tmp_path, texts)
+
+
+def test_a_format_that_goes_through_the_pipeline_has_only_functions_that_are_given_scales() -> None:
+    for name, plain in (("mxfp4", True), *((name, name == "offset") for name in GIVEN_ONLY)):
+        assert format_of(name).is_plain == plain
+        header = emit(format_of(name))[f"{name}.h"]
+        functions = set(re.findall(rf"fmtc_{name}_(\w+)\(", header)) - {"codes_bytes", "blocks"}
+        given = {"encode_given", "decode_given"}
+        fused = {f"{verb}{row}" for verb in ("encode", "decode", "dot") for row in ("", "_row")}
+        assert functions == (given | fused | {"scales_bytes"} if plain else given)
 
 
 def accepts(compiler: str, flag: str) -> bool:

@@ -96,7 +96,10 @@ def test_importing_fmtc_loads_nothing_heavy() -> None:
         (["--help"], {"numpy", "sympy", "lark", "jinja2", "rich"}),
         (["check", "po2_nf4"], {"rich", "jinja2"}),
         (["check", "--json", "po2_nf4"], {"rich", "jinja2"}),
-        (["fmt", "-o", "-", str(ROOT / "formats" / "grid_games" / "po2_nf4.fmt")], {"rich", "jinja2"}),
+        (
+            ["fmt", "-o", "-", str(ROOT / "formats" / "grid_games" / "po2_nf4.fmt")],
+            {"rich", "jinja2"},
+        ),
         (["show", "sop_pair"], {"jinja2"}),
         (["show", "sop_pair", "--json"], {"rich", "jinja2"}),
         (["list"], {"jinja2"}),

@@ -291,7 +291,9 @@ def tie_of(fmt: Format, x: F32, ours: U8, packed: U8, scales: U8) -> str:
     return f"({float(x[row, column]).hex()} under scale byte {scale}: {codes})"
 
 
-CHAIN = "scale bytes all equal; it multiplies by the rounded (1/T)/s, which moves values beside ties"
+CHAIN = (
+    "scale bytes all equal; it multiplies by the rounded (1/T)/s, which moves values beside ties"
+)
 comparison("torchao", "nvfp4_quantize", "nvfp4_torchao", 72)(torchao_blocks("nvfp4_torchao", True))
 comparison("torchao", "nvfp4_quantize(None)", "nvfp4_torchao_one_level", 72)(
     torchao_blocks("nvfp4_torchao_one_level", False)

@@ -348,5 +348,14 @@ def test_what_is_given_must_fit_the_format_and_the_tensor() -> None:
     x, scales = np.ones((1, 16), np.float32), np.ones((1, 1), np.float32)
     with pytest.raises(ValueError, match="'exact' takes no zeros"):
         backend.encode_given(x, scales, None, scales)
+    with pytest.raises(ValueError, match=r"out is a contiguous float32 \[1, 16\]"):
+        backend.decode_given_tensor(
+            torch.zeros((1, 8), dtype=torch.uint8),
+            torch.ones((1, 1)),
+            None,
+            None,
+            16,
+            torch.ones(1),
+        )
     with pytest.raises(ValueError, match=r"for every block is \(1, 1\), not \(1, 2\)"):
         backend.encode_given(x, np.ones((1, 2), np.float32), None, None)
