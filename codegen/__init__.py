@@ -4,20 +4,49 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from ..compiler.format import Format
+from ..compiler.format import DIRECT_BITS, Format
+from ..compiler.kernel import kernel_format
+from ..compiler.scales import is_fp32_word
 
 #: What ``fmtc build --target`` takes. Each names a subpackage with ``emit(fmt)``.
 TARGETS = ("c", "triton", "verilog", "vectors")
+
+
+#: Targets that do elements under given scales: what the format has around them is arranged by
+#: ``compiler.pipeline``.
+KERNEL_TARGETS = ("c", "triton")
+
+
+class NotExpressible(ValueError):
+    """A target cannot say this format; the message says why."""
 
 
 def emit(fmt: Format, target: str) -> dict[str, str]:
     """The files of one target: relative file name -> text, the same for the same format.
 
     Raises:
+        NotExpressible: the target cannot say this format.
         ValueError: there is no such target.
     """
     if target not in TARGETS:
         raise ValueError(f"no target '{target}'; there are {', '.join(TARGETS)}")
+    if target == "verilog":
+        _check_hardware(fmt)
     module = import_module(f".{target}", __name__)
-    files: dict[str, str] = module.emit(fmt)
+    files: dict[str, str] = module.emit(kernel_format(fmt) if target in KERNEL_TARGETS else fmt)
     return files
+
+
+def _check_hardware(fmt: Format) -> None:
+    """Refuse what the decoder modules do not say: they know one scale word per block."""
+    scale = fmt.scale
+    wide = scale.word.number.magnitude_bits > DIRECT_BITS and not is_fp32_word(scale.word)
+    for lacks, what in (
+        (scale.stored is not None, "scales that are stored in a format of their own"),
+        (wide, f"a table of the {scale.word.number.magnitude_bits}-bit scale word"),
+        (fmt.zero is not None, "zero points or minima"),
+        (bool(fmt.sides), "side streams"),
+        (fmt.extent != "block" or fmt.tile > 1, "blocks that are no run of one row"),
+    ):
+        if lacks:
+            raise NotExpressible(f"no RTL for '{fmt.name}': the decoder modules have no {what}")

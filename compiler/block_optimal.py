@@ -225,17 +225,18 @@ def _newton_step(excess: Sequence[Any], rows: Sequence[tuple[Any, Any, Any]]) ->
 
 
 def _settled(rule: _Rule, free: int, held: bool) -> list[float]:
-    """The levels to about 1e-9: Lloyd's iteration, then Newton's method."""
+    """The levels as near as binary64 takes them: Lloyd's iteration, then Newton's method."""
     cells = free + (1 if held else 0.5)
     found = [(i + 1) / cells for i in range(free)]
     for _ in range(40):
         excess, _rows = _excess(rule, found, held)
         found = [level + move for level, move in zip(found, excess, strict=True)]
+    size = 1.0
     for _ in range(60):
-        excess, rows = _excess(rule, found, held)
-        step = _newton_step(excess, rows)
+        step = _newton_step(*_excess(rule, found, held))
         found = _moved(found, step)
-        if max(map(abs, step)) < 1e-9:
+        before, size = size, max(map(abs, step))
+        if size < 1e-9 and size > before / 8:
             return found
     raise NoSolution(f"{free} levels: Newton's method does not settle")
 
@@ -253,7 +254,7 @@ def _moved(levels_: list[float], step: list[float]) -> list[float]:
 def _polished(rule: _Rule, plain: _Rule, start: list[Any], held: bool) -> tuple[list[Any], Any]:
     """Solve Lloyd's condition for ``rule``; also the size of the first step from ``start``.
 
-    Newton's method with the binary64 Jacobian: each step adds eight digits or more.
+    Newton's method with the binary64 Jacobian: each step adds ten digits or more.
     """
     rows = _excess(plain, [float(level) for level in start], held)[1]
     found, first = start, None

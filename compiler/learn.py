@@ -12,7 +12,7 @@ seed       of NumPy's PCG64                                                     
 levels     values of the grid                                                           16
 rule       what a block is divided by: ``absmax``, ``argmax``                           absmax
 target     ``ends``: a grid's ends meet the block's; ``1``: its largest meets 1         ends
-origin     ``free``, or ``held``: 0 is a level, with one level more below it than above free
+origin     ``free``, or ``held``: 0 is a level, one level more below it than above    free
 beside     the grid that a partner is learned for
 member     which grid of a pair, ``1`` or ``2``                                         1
 rounds     of the iteration                                                             100

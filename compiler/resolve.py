@@ -104,12 +104,12 @@ def resolve(
     block = _block(knobs, name_span, report, damaged)
     tile = _tile(knobs, report)
     grids = _grids(declaration, host, atoms, report, damaged)
-    scale = _scale(declaration, grids, report, damaged)
+    scale = _scale(declaration, grids, atoms, report, damaged)
     select = resolve_select(declaration, grids, scale, report, damaged)
     policies = _policies(knobs, grids, report)
     if scale is not None:
         check_policies(scale, policies, knobs, name_span, report)
-    zero = _zero(declaration, grids, report)
+    zero = _zero(declaration, grids, atoms, report)
     sound = tuple(grid for grid in grids.values() if grid)
     if scale is not None:
         check_zero(zero, scale, sound, policies, declaration, report)
@@ -142,13 +142,13 @@ def resolve(
     return None if report.diagnostics else replace(fmt, record=record)
 
 
-def _inner(report: Report) -> Inner:
+def _inner(report: Report, atoms: Mapping[str, AtomDecl]) -> Inner:
     """Resolves the body of ``as { ... }``: a format that only stores scales or minima."""
 
     def resolve_body(body: Body, name: str) -> Format | None:
         faults = Report()
         declaration = FormatDecl(Word(name, body.span), None, body.clauses, span=body.span)
-        fmt = resolve(declaration, faults)
+        fmt = resolve(declaration, faults, atoms=atoms)
         if fmt is not None:
             check_inner(fmt, declaration, faults)
         report.diagnostics += faults.diagnostics
@@ -175,13 +175,18 @@ def _only(declaration: FormatDecl, kind: type[C], what: str, report: Report) -> 
     return clauses[0] if clauses else None
 
 
-def _zero(declaration: FormatDecl, grids: dict[str, Grid | None], report: Report) -> Zero | None:
+def _zero(
+    declaration: FormatDecl,
+    grids: dict[str, Grid | None],
+    atoms: Mapping[str, AtomDecl],
+    report: Report,
+) -> Zero | None:
     clause = _only(declaration, ZeroDecl, "zero", report)
     first = next((grid for grid in grids.values() if grid), None)
     if clause is None or first is None:
         return None
     bits = (len(first.values) - 1).bit_length()
-    return resolve_zero(clause, bits, _inner(report), report)
+    return resolve_zero(clause, bits, _inner(report, atoms), report)
 
 
 def _sides(declaration: FormatDecl, block: int, report: Report) -> tuple[Side, ...]:
@@ -272,6 +277,7 @@ def _check_widths(declaration: FormatDecl, grids: dict[str, Grid | None], report
 def _scale(
     declaration: FormatDecl,
     grids: dict[str, Grid | None],
+    atoms: Mapping[str, AtomDecl],
     report: Report,
     damaged: frozenset[str],
 ) -> Scale | None:
@@ -279,7 +285,9 @@ def _scale(
     for extra in clauses[1:]:
         report.add("E0208", "a second scale clause", extra.span, hint="keep one of them")
     if clauses:
-        return resolve_scale(clauses[0], [g for g in grids.values() if g], _inner(report), report)
+        return resolve_scale(
+            clauses[0], [g for g in grids.values() if g], _inner(report, atoms), report
+        )
     if "scale" not in damaged:
         report.add(
             "E0401",
