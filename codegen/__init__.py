@@ -9,7 +9,7 @@ from ..compiler.kernel import kernel_format
 from ..compiler.scales import is_fp32_word
 
 #: What ``fmtc build --target`` takes. Each names a subpackage with ``emit(fmt)``.
-TARGETS = ("c", "triton", "verilog", "vectors")
+TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
 
 
 #: Targets that do elements under given scales: what the format has around them is arranged by

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fmtc import load, names
+from fmtc import Format, formats, load, names
 from fmtc.codegen import emit
+from fmtc.codegen.datasheet import book
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ("mxfp4", "sop_pair")
+SHEETS = Path(formats.__file__).parents[1] / "docs/formats.md"
+
+
+def every_sheet() -> str:
+    """The page of all datasheets."""
+    groups: dict[str, list[Format]] = {group: [] for group in formats.groups()}
+    for name in names():
+        groups[formats.group_of(name)].append(load(name))
+    return book(groups)
 
 
 def main() -> None:
@@ -19,6 +29,7 @@ def main() -> None:
                 # Only the files that are golden already: a bench of vectors adds nothing.
                 if (GOLDEN / target / file).exists():
                     (GOLDEN / target / file).write_text(text, encoding="utf-8")
+    SHEETS.write_text(every_sheet(), encoding="utf-8")
     hashes = {name: load(name).content_hash for name in names()}
     (GOLDEN / "hashes.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 

@@ -20,6 +20,7 @@ from fmtc.dsl import parse
 from fmtc.dsl.ast import Expr
 from fmtc.dsl.diagnostics import Diagnostic
 
+
 def expression(text: str) -> Expr:
     tree = parse(f"format f {{ block 16  grid a = codebook 4 {{ {text} }}  scale e4m3 }}")
     return tree.formats[0].clauses[1].atom.values[0]
@@ -102,7 +103,11 @@ def test_a_list_is_the_values_of_its_forms_one_after_the_other() -> None:
 
 
 def test_the_largest_of_a_normalized_vector_is_exactly_one() -> None:
-    for text in ("sinh(linspace(-2, 1, 7))", "sinh(linspace(-1, 1, 8))", "exp(linspace(-3, -2, 5))"):
+    for text in (
+        "sinh(linspace(-2, 1, 7))",
+        "sinh(linspace(-1, 1, 8))",
+        "exp(linspace(-3, -2, 5))",
+    ):
         assert max(abs(value) for value in values(f"normalize({text})")) == 1
 
 

@@ -13,7 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from compatibility import Outcome, comparison, differing_rows, peer_module, run_comparisons
+from compatibility import (
+    Outcome,
+    comparison,
+    differing_floats,
+    differing_rows,
+    peer_module,
+    run_comparisons,
+)
 from fmtc import Format, load
 from numpy.typing import NDArray
 from peer_blocks import blocks_for, read, stored, zero_blocks
@@ -173,6 +180,20 @@ def e5m2_tensors_of_torchao() -> Outcome:
         differing_rows(ours("e5m2_tensor", x), torchao(x, (8, ROW // 8), E5M2)) for x in tensors
     ]
     return len(tensors), sum(found), "one scale a tensor of 8 x 128"
+
+
+@comparison("torchao", "_dequantize_affine_float8", "e4m3_tile128")
+def tiles_read_by_torchao() -> Outcome:
+    torch = peer_module("torch")
+    primitives = peer_module("torchao.quantization.quant_primitives", "torchao")
+    x = as_tiles(rows("e4m3_tile128", TILE * TILE))
+    streams = stored(recipe("e4m3_tile128"), x)
+    codes = torch.from_numpy(streams["codes"].copy()).view(torch.float8_e4m3fn)
+    scales = torch.from_numpy(streams["scales"].view(np.float32).copy())
+    wanted = primitives._dequantize_affine_float8(codes, scales).numpy()
+    found = read(recipe("e4m3_tile128"), streams, x.shape)
+    tiles = (found.reshape(-1, TILE * TILE), wanted.reshape(-1, TILE * TILE))
+    return len(scales), differing_floats(*tiles), "our bytes"
 
 
 POWER = "float8_utils.tensor_to_scale(round_scales_to_power_of_2)"
