@@ -20,9 +20,6 @@ from .vocabulary import (
     Knob,
 )
 
-#: Settings that choose nothing: what is said about the format.
-REMARKS = ("use", "check")
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -35,7 +32,10 @@ class Choice:
 
 
 def choices(fmt: Format) -> tuple[Choice, ...]:
-    """The knobs of the format, then as ``scale.rule`` those of its scale, zero and sides."""
+    """The knobs of the format, then as ``scale.rule`` those of its scale, zero and sides.
+
+    ``use`` and ``check`` choose nothing and are left out.
+    """
     said = _said(parse(fmt.source).formats[0])
     found = list(_choices("", _format(fmt), FORMAT_KNOBS, said))
     stored = STORED_KNOBS if fmt.scale.stored else {}

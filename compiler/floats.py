@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import floor
 
 from .exact import floor_log2
@@ -65,13 +66,12 @@ class SmallFloat:
             if self.top in ("ieee", "reserved") or (self.top == "nan" and all_ones):
                 return None
         if field == 0 and self.subnormals:
-            return Fraction(fraction) * Fraction(2) ** (1 - self.bias - self.mantissa)
-        significand = Fraction((1 << self.mantissa) + fraction, 1 << self.mantissa)
-        return significand * Fraction(2) ** (field - self.bias)
+            return _scaled(fraction, 1 - self.bias - self.mantissa)
+        return _scaled((1 << self.mantissa) + fraction, field - self.bias - self.mantissa)
 
     def magnitudes(self) -> tuple[Fraction | None, ...]:
         """The value of every code without a sign, in code order."""
-        return tuple(self.magnitude(code) for code in range(1 << self.magnitude_bits))
+        return _magnitudes(self)
 
     def values(self) -> tuple[Fraction | None, ...]:
         """The value of every code, sign bit on top; code of -0 gives 0."""
@@ -119,6 +119,19 @@ class SmallFloat:
             half = 1 << (self.mantissa - 1)
             return (((1 << self.exponent) - 1) << self.mantissa) | half
         return None
+
+
+@lru_cache(maxsize=32)
+def _magnitudes(number: SmallFloat) -> tuple[Fraction | None, ...]:
+    """A table of up to 2^16 values, which many ask for: made once."""
+    return tuple(number.magnitude(code) for code in range(1 << number.magnitude_bits))
+
+
+def _scaled(integer: int, exponent: int) -> Fraction:
+    """integer * 2^exponent."""
+    if exponent >= 0:
+        return Fraction(integer << exponent)
+    return Fraction(integer, 1 << -exponent)
 
 
 def named_float(name: str) -> SmallFloat | None:

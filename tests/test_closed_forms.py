@@ -140,7 +140,7 @@ def test_the_mass_of_the_normal_distribution_lies_between_its_bounds() -> None:
                 low, high = half_mass(point, bits)
                 x = mpmath.mpf(point.numerator) / point.denominator
                 mass = mpmath.erf(x / mpmath.sqrt(2)) / 2
-                sign, mantissa, exponent, _ = mass._mpf_
+                _, mantissa, exponent, _ = mass._mpf_
                 assert low <= Fraction(int(mantissa)) * Fraction(2) ** exponent <= high
                 assert high - low < Fraction(1, 1 << (bits - 10))
 
@@ -310,7 +310,7 @@ def test_every_faulty_form_of_a_list_is_reported() -> None:
     [
         ("linspace(0, 1, 256)" + "+linspace(0, 1, 256)" * 40, 10),
         ("quantile(linspace(1/9, 8/9, 64))", 40),
-        ("sqrt(2)^2*(1 + 2^-24)*linspace(1, 2, 256)", 1),
+        ("sqrt(2)^2*(1 + 2^-24)*exp(linspace(1, 2, 255)) + sqrt(2)^2", 9),
         ("lloyd(32, 4096)", 5),
     ],
 )
@@ -318,9 +318,13 @@ def test_a_list_can_ask_for_so_much_work_and_no_more(form: str, count: int) -> N
     forms = ClosedForms(work=1 << 14)
     tree = expression(form)
     start = time.perf_counter()
-    with pytest.raises(EvaluationError, match="too long|half-way|do not decide"):
+
+    def evaluate_the_list() -> None:
         for _ in range(count):
             forms.values(tree)
+
+    with pytest.raises(EvaluationError, match="takes too long"):
+        evaluate_the_list()
     assert time.perf_counter() - start < 20
 
 

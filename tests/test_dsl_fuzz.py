@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from fmtc.dsl import (
     print_file,
     render,
 )
+from fuzzing import attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import files
 
 SHIPPED = [
     path.read_text(encoding="utf-8")
@@ -166,6 +169,39 @@ def test_a_text_with_pieces_cut_out_or_put_in_is_reported_on(data):
         piece = data.draw(st.sampled_from(["", " ", *WORDS]) | st.text(max_size=3))
         text = text[:start] + piece + text[stop:]
     check(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_printed_tree_with_an_edit_is_reported_on(data):
+    text = print_file(data.draw(files))
+    start = data.draw(st.integers(0, len(text)))
+    stop = start + data.draw(st.integers(0, 12))
+    check(text[:start] + data.draw(st.sampled_from(["", " ", *WORDS])) + text[stop:])
+
+
+def assert_harmless(found, inputs):
+    assert found.crashes == []
+    assert found.inputs == inputs
+    assert found.slowest[0] < 1.0, found.slowest
+    assert found.peak_mb < 1024
+
+
+def test_texts_of_a_mutation_fuzzer_are_read_or_refused_in_time():
+    found = attack(seed=0, count=1500)
+    assert_harmless(found, 1500)
+    assert found.sound > 50
+    assert len(found.codes) > 20
+
+
+@pytest.mark.slow
+def test_a_million_texts_of_a_mutation_fuzzer_are_read_or_refused_in_time():
+    half = 500_000
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for found in pool.starmap(attack, [(1, half), (2, half)]):
+            assert_harmless(found, half)
+            assert found.sound > 10_000
+            assert len(found.codes) > 30
 
 
 def test_every_prefix_of_a_text_is_reported_on_unless_it_is_whole():

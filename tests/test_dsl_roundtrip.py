@@ -7,24 +7,13 @@ import pytest
 from fmtc.dsl import (
     Arm,
     Atom,
-    AtomDecl,
-    Binary,
-    Body,
-    Call,
-    Cite,
-    Comments,
     File,
     FormatDecl,
     GridDecl,
-    Import,
-    Negate,
     Number,
-    RecordDecl,
-    RecordField,
     ScaleDecl,
     SelectDecl,
     Setting,
-    SideDecl,
     Text,
     Word,
     ZeroDecl,
@@ -35,106 +24,10 @@ from fmtc.dsl import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import bodies, expressions, files, names, numbers, tuples, words
 
 SHIPPED = Path(fmtc.__file__).parent / "formats"
 FORMATS = sorted(SHIPPED.glob("*/*.fmt"))
-RESERVED = {"format", "import", "atom", "as", "learned"} | {
-    *("cite", "grid", "scale", "zero", "select", "side", "record"),
-}
-
-names = st.one_of(
-    st.sampled_from(
-        ["block", "rule", "absmax", "e4m3", "nf4", "bit", "bits", "at", "extends", "_", "formats"]
-    ),
-    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,30}", fullmatch=True),
-).filter(lambda name: name not in RESERVED)
-words = st.builds(Word, names)
-numbers = st.builds(
-    Number, st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,12})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
-)
-printable = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
-texts = st.builds(Text, st.text(st.one_of(printable, st.sampled_from('"\\\t#{}/*')), max_size=120))
-notes = st.text(st.one_of(printable, st.sampled_from('"#{}/')), max_size=60).map(str.strip)
-comments = st.one_of(
-    st.just(Comments()),
-    st.builds(Comments, st.lists(notes, max_size=2).map(tuple), st.none() | notes),
-)
-footers = st.lists(notes, max_size=2).map(tuple)
-expressions = st.recursive(
-    numbers,
-    lambda inner: st.one_of(
-        st.builds(Negate, inner),
-        st.builds(Binary, st.sampled_from("+-*/^"), inner, inner),
-        st.builds(Call, words, st.lists(inner, min_size=1, max_size=3).map(tuple)),
-    ),
-    max_leaves=12,
-)
-values = st.one_of(words, texts, expressions)
-knobs = st.builds(Setting, words, values, comments=comments)
-
-
-def tuples(items, least=0, most=5):
-    return st.lists(items, min_size=least, max_size=most).map(tuple)
-
-
-bits = st.none() | numbers
-recipes = st.none() | tuples(knobs)
-atoms = st.one_of(
-    st.builds(Atom, words, bits, recipe=recipes),
-    st.builds(Atom, words, bits, values=tuples(expressions, 1, 40), recipe=recipes),
-    st.builds(Atom, words, bits, settings=tuples(knobs, 1), recipe=recipes),
-)
-places = st.one_of(words, st.builds(lambda name: Word(f"scale.{name}"), names))
-streams = st.lists(names, min_size=1, max_size=3).map(lambda parts: Word(".".join(parts)))
-fields = st.builds(RecordField, streams, st.none() | tuples(knobs), comments=comments)
-plain_clauses = st.one_of(
-    knobs,
-    st.builds(Cite, texts, comments=comments),
-    st.builds(GridDecl, words, atoms, comments=comments),
-    st.builds(lambda w, c: GridDecl(w, Atom(w), comments=c), words, comments),
-    st.builds(
-        SelectDecl,
-        numbers,
-        places,
-        tuples(st.builds(Arm, numbers, words), 1, 16),
-        comments=comments,
-    ),
-    st.builds(SideDecl, words, st.none() | tuples(knobs), comments=comments),
-    st.builds(RecordDecl, numbers, tuples(fields, 1, 8), comments=comments),
-)
-
-
-def scaled(stored):
-    """Scales and zeros that may be stored in a body of their own."""
-    return st.one_of(
-        *(
-            st.builds(kind, words, st.none() | tuples(knobs), st.none() | stored, comments=comments)
-            for kind in (ScaleDecl, ZeroDecl)
-        )
-    )
-
-
-bodies = st.recursive(
-    st.builds(Body, tuples(plain_clauses), footer=footers),
-    lambda inner: st.builds(Body, tuples(plain_clauses | scaled(inner)), footer=footers),
-    max_leaves=4,
-)
-formats = st.builds(
-    FormatDecl,
-    words,
-    st.none() | texts,
-    tuples(plain_clauses | scaled(bodies)),
-    st.none() | texts,
-    comments=comments,
-    footer=footers,
-)
-files = st.builds(
-    File,
-    tuples(formats, 0, 2),
-    tuples(st.builds(Import, texts, comments=comments), 0, 3),
-    tuples(st.builds(AtomDecl, words, st.none() | texts, atoms, comments=comments), 0, 2),
-    footers,
-)
 
 
 @settings(max_examples=300, deadline=None)
@@ -269,6 +162,88 @@ def test_a_string_that_no_text_can_hold_is_refused_by_the_printer(bad):
     tree = File((FormatDecl(Word("x"), Text(bad), ()),))
     with pytest.raises(ValueError, match="control character"):
         print_file(tree)
+
+
+def test_imports_atoms_and_bodies_are_laid_out_with_their_comments():
+    source = """
+    format demo extends "mxfp4" { # on the header
+      scale fp32{rule absmax # beside rule
+        } as { # on the body
+        over tensor  block 256 # beside block
+        # above the grid
+        grid q = int 8 { range full }
+        scale fp32 as { } # beside the inner scale
+        # at the end of the body
+      } # beside the scale
+      zero minimum as{block 8}
+      side opq{quantile 0.92}side wr # beside wr
+      record 16 { scales, # beside the scales
+        # above the codes
+        codes { order halves run 16 }, zeros.codes # beside the zeros
+        # behind the fields
+      }
+      record 16{scales,codes{bits 4}}
+    }
+    # above the import
+    import "near/by.fmt" # beside the import
+    atom pair "A pair" = codebook 1 { -1, # between values
+      1 } learned { method lloyd # beside method
+      # above source
+      source gaussian } # beside the atom
+    import "nf4"
+    # after all
+    """
+    assert (
+        print_file(parse(source))
+        == """\
+# above the import
+import "near/by.fmt"  # beside the import
+import "nf4"
+
+# between values
+atom pair "A pair" = codebook 1 { -1, 1 } learned {
+  method lloyd  # beside method
+  # above source
+  source gaussian
+}  # beside the atom
+
+# on the header
+format demo extends "mxfp4" {
+  # on the body
+  scale  fp32 {
+    rule absmax  # beside rule
+  } as {
+    over  tensor
+    block 256  # beside block
+    # above the grid
+    grid  q = int 8 { range full }
+    scale fp32 as { }  # beside the inner scale
+    # at the end of the body
+  }  # beside the scale
+  zero   minimum as {
+    block 8
+  }
+  side   opq { quantile 0.92 }
+  side   wr  # beside wr
+  # behind the fields
+  record 16 {
+    scales,  # beside the scales
+    # above the codes
+    codes { order halves  run 16 },
+    zeros.codes  # beside the zeros
+  }
+  record 16 { scales, codes { bits 4 } }
+}
+
+# after all
+"""
+    )
+
+
+def test_the_reserved_word_zero_is_a_value_too():
+    (clause, point) = parse("format x { nan zero  zero point }").formats[0].clauses
+    assert clause == Setting(Word("nan"), Word("zero"))
+    assert point == ZeroDecl(Word("point"))
 
 
 def test_settings_that_look_like_a_mistyped_clause_are_read_as_they_stand():
