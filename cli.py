@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .compiler import format as compiled
     from .runtime.format import Format
 
-TARGETS = ("c", "triton", "verilog", "vectors")
+TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
 BACKENDS = ("auto", "reference", "c", "triton")
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -154,10 +154,13 @@ class _Resolver:
     def _stored(
         self, values: tuple[Fraction | None, ...], span: Span
     ) -> tuple[Fraction | None, ...] | None:
-        """Every value rounded once to fp32."""
-        stored = [None if v is None else _to_host(span, v, "fp32", self.report) for v in values]
-        lost = any(new is None and old is not None for new, old in zip(stored, values, strict=True))
-        return None if lost else tuple(stored)
+        """Every value rounded once to fp32, or None after noting the first that is too large."""
+        stored: list[Fraction | None] = []
+        for value in values:
+            stored.append(None if value is None else _to_host(span, value, "fp32", self.report))
+            if value is not None and stored[-1] is None:
+                return None
+        return tuple(stored)
 
 
 def apply_float_settings(

@@ -249,8 +249,7 @@ class _Attempt:
         wanted, makes, weight = FUNCTIONS[name]
         if len(call.arguments) != wanted:
             raise EvaluationError(
-                f"'{name}' takes {wanted} argument{'s' * (wanted > 1)}, here are "
-                f"{len(call.arguments)}",
+                f"'{name}' takes {wanted} argument{'s' * (wanted > 1)}, not {len(call.arguments)}",
                 call.span,
             )
         arguments = [self.value(argument) for argument in call.arguments]

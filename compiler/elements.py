@@ -29,15 +29,15 @@ def element_codes(view: View, grid: GridView, x: F32, scales: F32, zeros: F32 | 
     Returns:
         uint8 [blocks, g].
     """
-    negative = np.signbit(scales)
-    if negative.any():
-        x = np.where(negative[:, None], -x, x)
     points = None
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if zeros is not None and view.zero_kind == "point":
             points = zeros
         elif zeros is not None:
             x = np.subtract(x, zeros[:, None], dtype=np.float32)
+        negative = np.signbit(scales)
+        if negative.any():
+            x = np.where(negative[:, None], -x, x)
         ranks = _element_ranks(view, grid, x, np.abs(scales), points)
     return np.array(grid.order, np.uint8)[ranks]
 

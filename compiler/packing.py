@@ -28,13 +28,10 @@ def pack(fields: NDArray[np.unsignedinteger], stream: Stream) -> U8:
     groups = -(-count // per_group)
     padded = np.zeros((rows, groups * per_group), np.uint64)
     padded[:, :count] = fields
-    words = np.zeros((rows, groups), np.uint64)
+    octets = np.zeros((rows, groups, group_bytes), np.uint8)
     for i, shift in enumerate(_shifts(stream, per_group)):
-        words |= padded[:, i::per_group] << np.uint64(shift)
-    octets = np.empty((rows, groups, group_bytes), np.uint8)
-    for b in range(group_bytes):
-        place = b if stream.order == "low_first" else group_bytes - 1 - b
-        octets[:, :, b] = (words >> np.uint64(8 * place)).astype(np.uint8)
+        for b, place in _places(stream, shift, group_bytes):
+            octets[:, :, b] |= _moved(padded[:, i::per_group], shift - 8 * place).astype(np.uint8)
     return octets.reshape(rows, -1)[:, : -(-count * stream.bits // 8)].copy()
 
 
@@ -46,16 +43,23 @@ def unpack(octets: U8, count: int, stream: Stream) -> U32:
     padded = np.zeros((rows, groups * group_bytes), np.uint8)
     used = min(octets.shape[1], padded.shape[1])
     padded[:, :used] = octets[:, :used]
-    grouped = padded.reshape(rows, groups, group_bytes)
-    words = np.zeros((rows, groups), np.uint64)
-    for b in range(group_bytes):
-        place = b if stream.order == "low_first" else group_bytes - 1 - b
-        words |= grouped[:, :, b].astype(np.uint64) << np.uint64(8 * place)
-    fields = np.empty((rows, groups, per_group), np.uint32)
-    mask = np.uint64((1 << stream.bits) - 1)
+    grouped = padded.reshape(rows, groups, group_bytes).astype(np.uint64)
+    fields = np.zeros((rows, groups, per_group), np.uint64)
     for i, shift in enumerate(_shifts(stream, per_group)):
-        fields[:, :, i] = ((words >> np.uint64(shift)) & mask).astype(np.uint32)
-    return fields.reshape(rows, -1)[:, :count]
+        for b, place in _places(stream, shift, group_bytes):
+            fields[:, :, i] |= _moved(grouped[:, :, b], 8 * place - shift)
+    mask = np.uint64((1 << stream.bits) - 1)
+    return (fields & mask).astype(np.uint32).reshape(rows, -1)[:, :count]
+
+
+def _places(stream: Stream, shift: int, group_bytes: int) -> list[tuple[int, int]]:
+    """The bytes of a group that the field at bit ``shift`` reaches: index, and place in order."""
+    places = range(shift // 8, -(-(shift + stream.bits) // 8))
+    return [(p if stream.order == "low_first" else group_bytes - 1 - p, p) for p in places]
+
+
+def _moved(bits: NDArray[np.uint64], left: int) -> NDArray[np.uint64]:
+    return bits << np.uint64(left) if left >= 0 else bits >> np.uint64(-left)
 
 
 def _group(bits: int) -> tuple[int, int]:

@@ -145,7 +145,7 @@ def _check_stored(scale: Scale, knobs: Settings, clause: ScaleDecl, report: Repo
         ("tensor", scale.tensor != "none"),
         ("shift", scale.shift != 0),
         ("search", scale.search > 0 and not is_fp32_word(scale.word)),
-        ("underflow", scale.underflow != "minimum"),
+        ("underflow", scale.underflow != "minimum" and not is_fp32_word(scale.word)),
         ("min", knobs.said("min") and scale.codes == "wanted"),
     ):
         if indirect and said:
@@ -294,6 +294,13 @@ def _check_rule(
             + (", and argmax decides it" if scale.rule == "argmax" else ""),
             knobs.span("signs", span),
             hint="use rule absmax and a signed word such as s1e5m5",
+        )
+    if scale.underflow == "zero_block" and is_fp32_word(scale.word):
+        report.add(
+            "E0408",
+            "an fp32 scale rounds to zero for an all-zero block only",
+            knobs.span("underflow", span),
+            hint="leave 'underflow' out",
         )
     if scale.search and is_fp32_word(scale.word):
         report.add(

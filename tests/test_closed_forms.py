@@ -260,7 +260,7 @@ def test_lloyd_gives_the_published_levels_for_every_block(block: int) -> None:
         ("sqrt(2)^(1/2)", 10, "the exponent 0.5 is no integer"),
         ("lloyd(2, 16)", 7, "the number of levels cannot be 2"),
         ("lloyd(16, 1)", 11, "a block cannot be 1"),
-        ("sinh(1, 2)", 1, "'sinh' takes 1 argument, here are 2"),
+        ("sinh(1, 2)", 1, "'sinh' takes 1 argument, not 2"),
         ("sinus(1)", 1, "no function is called 'sinus'"),
         ("exp(1000)^100", 1, "a number here is far out of range"),
         ("linspace(0, 1, 3) + linspace(0, 1, 4)", 1, "3 values and 4 values do not go together"),

@@ -184,7 +184,6 @@ def assert_harmless(found, inputs):
     assert found.crashes == []
     assert found.inputs == inputs
     assert found.slowest[0] < 1.0, found.slowest
-    assert found.peak_mb < 1024
 
 
 def test_texts_of_a_mutation_fuzzer_are_read_or_refused_in_time():
@@ -200,6 +199,7 @@ def test_a_million_texts_of_a_mutation_fuzzer_are_read_or_refused_in_time():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for found in pool.starmap(attack, [(1, half), (2, half)]):
             assert_harmless(found, half)
+            assert found.peak_mb < 1024
             assert found.sound > 10_000
             assert len(found.codes) > 30
 

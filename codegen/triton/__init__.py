@@ -98,6 +98,10 @@ def _element_values(plan: Plan) -> dict[str, object]:
     values += ["place", "here", "length", "blocks"] if plan.pairs else ["element", "live", "length"]
     return {
         "codes_arguments": ", ".join(ladder),
+        "given_codes_head": _head("_given_codes", ["select", *ladder]),
+        "given_codes_call": _call("code = _given_codes", ["select", *ladder], 4)
+        if plan.several
+        else f"code = _codes_0({', '.join(ladder)})",
         "store_head": _head("_store_codes", store),
         "store_call": _call("_store_codes", store, 4),
         "values_head": _head("_values", values),
@@ -146,21 +150,22 @@ def _encode_values(fmt: Format, plan: Plan) -> dict[str, object]:
     thresholds = [] if plan.view.scale.is_fp32 else ["thresholds_ptr"]
     tables = [*(["values"] if plan.several else []), *plan.scale_tables, *plan.ladder_tables]
     arguments = [_grid_arguments(plan, grid, thresholds + _pointers(tables)) for grid in plan.grids]
-    results = [
-        ("code, word, least" if plan.several else "code, word")
-        if i == 0
-        else "next_code, next_word, error"
-        for i in range(len(plan.grids))
+    best = ["code", "word", *(["select"] if field else []), *(["least"] if plan.several else [])]
+    first = f"{', '.join(n for n in best if n != 'select')} = _grid_0"
+    calls = [(first, arguments[0])]
+    calls += [
+        (f"{', '.join(best)} = _grid_{i}", [*names, *best])
+        for i, names in enumerate(arguments[1:], 1)
     ]
     return {
         "x_is_used": plan.several or not plan.exact,
         "needs_size": plan.needs_peak,
         "stores_select": field,
-        "grid_heads": [_head(f"_grid_{i}", names) for i, names in enumerate(arguments)],
-        "grid_calls": [
-            _call(f"{result} = _grid_{i}", names, 4)
-            for i, (result, names) in enumerate(zip(results, arguments, strict=True))
+        "grid_heads": [
+            _head(f"_grid_{i}", [*names, *(f"best_{n}" for n in best if i)])
+            for i, names in enumerate(arguments)
         ],
+        "grid_calls": [_call(head, names, 4) for head, names in calls],
         "encode_tables": tables,
         "encode_arguments": [
             "x_ptr",

@@ -6,19 +6,36 @@ never from the text of another back end.
 
 from __future__ import annotations
 
+from ...compiler.describe import datasheet
 from ...compiler.format import Format
+from ..render import provenance, render
 from .decode import decode_lines
 from .encode import encode_lines
 from .memory import decoder_memory, dot_memory
+from .tensors import tensor_lines
 
 
 def emit(fmt: Format) -> dict[str, str]:
-    """The vector files of a format: relative file name -> text.
+    """The conformance pack of a format: relative file name -> text.
 
-    ``<fmt>_decode.jsonl`` and ``<fmt>_encode.jsonl`` begin with a header object that says what
-    the other lines hold; ``<fmt>_decoder.memh`` and ``<fmt>_dot.memh`` feed the test benches.
+    Every format has ``README.md``, the schema, and ``<fmt>_tensors.jsonl``. A plain one also has
+    its scale words and rows, ``<fmt>_decode.jsonl`` and ``<fmt>_encode.jsonl``, and for the test
+    benches ``<fmt>_decoder.memh`` and ``<fmt>_dot.memh``.
     """
-    return {
+    files = {
+        f"{fmt.name}_README.md": render(
+            "vectors",
+            "readme.md.j2",
+            name=fmt.name,
+            provenance=provenance(fmt),
+            words=fmt.is_plain,
+            streams=datasheet(fmt)["streams"],
+        ),
+        f"{fmt.name}_tensors.jsonl": tensor_lines(fmt),
+    }
+    if not fmt.is_plain:
+        return files
+    return files | {
         f"{fmt.name}_decode.jsonl": decode_lines(fmt),
         f"{fmt.name}_encode.jsonl": encode_lines(fmt),
         f"{fmt.name}_decoder.memh": decoder_memory(fmt),

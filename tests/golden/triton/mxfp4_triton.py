@@ -2,7 +2,7 @@
 # OCP MXFP4: E2M1 in blocks of 32 with a power-of-two scale
 # format hash: 0129051d77d746d562a2b286e55a58e0d4b3997794e9b3a43d5067d0abb83306
 # source: OCP Microscaling Formats (MX) Specification v1.0, sections 5 and 6.3
-"""Triton kernels of the format 'mxfp4': encode, decode, and fused dequantize-GEMV.
+"""Triton kernels of one format: encode, decode, and fused dequantize-GEMV.
 
 Streams of a tensor [rows, length], each uint8 [rows, bytes], every row on a byte of its own:
 * codes: 4 bits per element, low_first.

@@ -3,7 +3,7 @@
 # format hash: af40fa1dcec8e01fc083fdcc6d41ed8ff9327dcad563a4aa520b6ce4db066597
 # source: SOP, arXiv:2605.14929 (HIF7 hosts; S1E5M5 scale word; SH4 = sinh(1.50 t) - 0.02)
 # source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
-"""Triton kernels of the format 'sop_pair': encode, decode, and fused dequantize-GEMV.
+"""Triton kernels of one format: encode, decode, and fused dequantize-GEMV.
 
 Streams of a tensor [rows, length], each uint8 [rows, bytes], every row on a byte of its own:
 * codes: 4 bits per element, low_first.
@@ -190,9 +190,21 @@ def _grid_0(
 
 @triton.jit
 def _grid_1(
-    x, key, live, lane, length, peak, peak_negative, thresholds_ptr, values_ptr, multiplier
+    x,
+    key,
+    live,
+    lane,
+    length,
+    peak,
+    peak_negative,
+    thresholds_ptr,
+    values_ptr,
+    multiplier,
+    best_code,
+    best_word,
+    best_least,
 ):
-    """Codes, scale word and error of blocks under the grid 'bof4s'."""
+    """Codes, scale word and error of blocks under the grid 'bof4s', or what was better."""
     rank = _scale_rank(thresholds_ptr + 2046, peak)
     magnitude = rank
     scale = _scale_value(magnitude) * multiplier
@@ -205,7 +217,10 @@ def _grid_1(
     word = (magnitude << 1) | 1 | (mirror << 11)
     value = tl.load(values_ptr + 16 + code)
     error = _squared_error(x, value * scale[:, None], live, lane, length)
-    return code, word, error
+    better = error < best_least
+    code = tl.where(better[:, None], code, best_code)
+    word = tl.where(better, word, best_word)
+    return code, word, tl.where(better, error, best_least)
 
 
 @triton.jit
@@ -241,13 +256,21 @@ def sop_pair_encode_kernel(
     code, word, least = _grid_0(
         x, key, live, lane, length, peak, peak_negative, thresholds_ptr, values_ptr, multiplier
     )
-    next_code, next_word, error = _grid_1(
-        x, key, live, lane, length, peak, peak_negative, thresholds_ptr, values_ptr, multiplier
+    code, word, least = _grid_1(
+        x,
+        key,
+        live,
+        lane,
+        length,
+        peak,
+        peak_negative,
+        thresholds_ptr,
+        values_ptr,
+        multiplier,
+        code,
+        word,
+        least,
     )
-    better = error < least
-    code = tl.where(better[:, None], next_code, code)
-    word = tl.where(better, next_word, word)
-    least = tl.where(better, error, least)
     _store_codes(codes_ptr, code, live, line, place, here, length, blocks)
     tl.store(scales_ptr + block, word, mask=here)
 
@@ -344,6 +367,14 @@ def sop_pair_gemv_kernel(
 
 
 @triton.jit
+def _given_codes(select, key, step):
+    """Codes of the grid that each block is given."""
+    code = _codes_0(key, step)
+    next_code = _codes_1(key, step)
+    return tl.where((select == 1)[:, None], next_code, code)
+
+
+@triton.jit
 def sop_pair_encode_given_kernel(
     x_ptr,
     codes_ptr,
@@ -370,10 +401,8 @@ def sop_pair_encode_given_kernel(
     step = (scale & 0x7FFFFFFF).to(tl.float32, bitcast=True)
     step = tl.where(step == 0, 1.0, step)
     key = _total_order(x) ^ -mirror[:, None]  # ~key where mirrored
-    code = _codes_0(key, step)
     select = tl.load(selects_ptr + block, mask=here, other=0)
-    next_code = _codes_1(key, step)
-    code = tl.where((select == 1)[:, None], next_code, code)
+    code = _given_codes(select, key, step)
     _store_codes(codes_ptr, code, live, line, place, here, length, blocks)
 
 
