@@ -230,11 +230,42 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
     with _console.progress("generating", len(targets)) as step:
         for name in targets:
             step(name)
-            for file, text in codegen.emit(value, name).items():
+            try:
+                files = codegen.emit(value, name)
+            except codegen.NotExpressible as reason:
+                rows.append({"target": name, "file": f"skipped: {reason}", "bytes": 0})
+                continue
+            for file, text in files.items():
                 octets = text.encode()
                 write_atomically(out / name / file, octets)
                 rows.append({"target": name, "file": str(out / name / file), "bytes": len(octets)})
     write_atomically(out / f"{value.name}.fmt", value.source.encode())
+    _console.table(rows, as_json=as_json)
+
+
+@cli.command()
+@click.argument("format_names", metavar="[FORMAT]...", nargs=-1)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@_json
+def vectors(format_names: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Write conformance packs, one folder a format: of every shipped format where none is named.
+
+    A pack holds JSON lines, `$readmemh` files where there is RTL, the .fmt text, and a README of
+    the schema.
+    """
+    from . import _console, codegen, formats
+    from .runtime.atomic import write_atomically
+
+    values = [formats.load(name) for name in format_names or formats.names()]
+    rows = []
+    with _console.progress("writing vectors", len(values)) as step:
+        for value in values:
+            step(value.name)
+            files = codegen.emit(value, "vectors") | {f"{value.name}.fmt": value.source}
+            for file, text in files.items():
+                write_atomically(out / value.name / file, text.encode())
+            size = sum(len(text) for text in files.values())
+            rows.append({"format": value.name, "files": len(files), "bytes": size})
     _console.table(rows, as_json=as_json)
 
 

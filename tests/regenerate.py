@@ -8,10 +8,19 @@ from pathlib import Path
 from fmtc import Format, formats, load, names
 from fmtc.codegen import emit
 from fmtc.codegen.datasheet import book
+from representatives import GENERAL
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ("mxfp4", "sop_pair")
+#: Formats whose conformance vectors are kept: a plain one, and one of every kind around it.
+PACKS = ("mxfp4", "nvfp4", "po2_nf4", "sop_pair", *GENERAL)
 SHEETS = Path(formats.__file__).parents[1] / "docs/formats.md"
+
+
+def pack_of(name: str) -> dict[str, str]:
+    """The small part of a format's conformance pack: its schema and whole tensors."""
+    files = emit(load(name), "vectors")
+    return {f: text for f, text in files.items() if f.endswith(("README.md", "tensors.jsonl"))}
 
 
 def every_sheet() -> str:
@@ -29,6 +38,9 @@ def main() -> None:
                 # Only the files that are golden already: a bench of vectors adds nothing.
                 if (GOLDEN / target / file).exists():
                     (GOLDEN / target / file).write_text(text, encoding="utf-8")
+    for name in PACKS:
+        for file, text in pack_of(name).items():
+            (GOLDEN / "vectors" / file).write_text(text, encoding="utf-8")
     SHEETS.write_text(every_sheet(), encoding="utf-8")
     hashes = {name: load(name).content_hash for name in names()}
     (GOLDEN / "hashes.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")

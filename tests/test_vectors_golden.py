@@ -72,7 +72,14 @@ def test_every_file_carries_the_hash_and_stays_small(name):
     files = vectors_of(fmt)
     assert set(files) == {
         f"{fmt.name}_{suffix}"
-        for suffix in ("decode.jsonl", "encode.jsonl", "decoder.memh", "dot.memh")
+        for suffix in (
+            "README.md",
+            "tensors.jsonl",
+            "decode.jsonl",
+            "encode.jsonl",
+            "decoder.memh",
+            "dot.memh",
+        )
     }
     for file, text in files.items():
         assert fmt.content_hash in text

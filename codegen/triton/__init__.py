@@ -248,12 +248,7 @@ def _expressions(plan: Plan) -> dict[str, object]:
         "rank_to_magnitude": _rank_to_magnitude(scale.ranks),
         "magnitude_to_bits": _magnitude_to_bits(plan),
         "word_to_magnitude": "word" if whole else f"{_down('word', lsb)} & 0x{mask:X}",
-        "words": [
-            f"{_shifted('magnitude', lsb)} | {grid.select_bits}"
-            if grid.select_bits
-            else _shifted("magnitude", lsb)
-            for grid in plan.grids
-        ],
+        "words": [_word(plan, grid) for grid in plan.grids],
         "select_of_word": " | ".join(
             _shifted(f"({bit})", len(picked) - 1 - i) for i, bit in enumerate(picked)
         )
@@ -261,6 +256,17 @@ def _expressions(plan: Plan) -> dict[str, object]:
         else "".join(picked),
         "table_rows": [f"thresholds_ptr + {row}" if row else "thresholds_ptr" for row in rows],
     }
+
+
+def _word(plan: Plan, grid: GridPlan) -> str:
+    """A block's scale word: magnitude, select bits and sign."""
+    scale = plan.view.scale
+    parts = [_shifted("magnitude", scale.magnitude_lsb)]
+    if grid.select_bits:
+        parts.append(str(grid.select_bits))
+    if scale.signed_rule:
+        parts.append(f"(mirror << {scale.sign_bit})")
+    return " | ".join(parts) if len(parts) > 1 else parts[0].strip("()")
 
 
 def _rank_to_magnitude(ranks: tuple[int, ...]) -> str:

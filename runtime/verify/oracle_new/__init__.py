@@ -1,0 +1,34 @@
+"""A second reading of the language, by brute force in exact rationals.
+
+It goes by docs/language.md alone: it takes every value of a grid, every scale that may be tried
+and every bit of a stream one at a time, and knows nothing of views, thresholds or NumPy. It is
+slow, and it is what the reference is checked against.
+
+Binary32 numbers are Python floats here, which hold them and the sign of a zero exactly.
+"""
+
+from __future__ import annotations
+
+from .blocks import Trial, block_trials, near_best
+from .elements import code_of, value_of
+from .scales import Level, level_of
+from .streams import Fields, Layout, layout, read_streams, write_streams
+from .tensors import Undecided, decode_tensor, encode_tensor
+
+__all__ = [
+    "Fields",
+    "Layout",
+    "Level",
+    "Trial",
+    "Undecided",
+    "block_trials",
+    "code_of",
+    "decode_tensor",
+    "encode_tensor",
+    "layout",
+    "level_of",
+    "near_best",
+    "read_streams",
+    "value_of",
+    "write_streams",
+]
