@@ -75,8 +75,8 @@ class _Resolver:
     def grid(self, name: str, atom: Atom, span: Span) -> Grid | None:
         """The grid of an atom, or None after noting its faults."""
         label = atom.kind.text if atom.bits is None else f"{atom.kind.text} {atom.bits.text}"
-        recipe = _recipe(atom, self.report)
         codes = self._codes(atom, label)
+        recipe = None if codes is None else _recipe(atom, self.report)
         if codes is None or recipe is None:
             return None
         made, label, inherited = codes

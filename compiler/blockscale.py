@@ -77,7 +77,9 @@ def _sides(view: View, trial: Trial, peaks: Peaks) -> tuple[F32, F32]:
 def _signs(view: View, trial: Trial, peaks: Peaks) -> Mask:
     if view.scale.signed_rule:
         asked: Mask = peaks.first_negative != view.grids[trial.grid].end_is_negative
-        return np.logical_and(asked, peaks.largest > 0)
+        # Under a scale that is stored as it is wanted, zeros keep the sign of x* / t*.
+        keeps_zeros = view.format.scale.codes == "wanted"
+        return np.logical_and(asked, keeps_zeros or peaks.largest > 0)
     return np.full(peaks.positive.shape, trial.flip)
 
 

@@ -79,7 +79,8 @@ def errors(y: F64, levels: F64) -> tuple[Codes, F64]:
     """
     codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, y.ravel()).reshape(y.shape)
     lost = levels[codes] - y
-    return codes, np.einsum("ij,ij->i", lost, lost)
+    summed: F64 = np.einsum("ij,ij->i", lost, lost)
+    return codes, summed
 
 
 def errors_under_own_ends(blocks: Blocks, levels: F64, rule: str) -> F64:
@@ -90,7 +91,8 @@ def errors_under_own_ends(blocks: Blocks, levels: F64, rule: str) -> F64:
     else:
         up, down = blocks.y.max(axis=1) / levels[-1], blocks.y.min(axis=1) / levels[0]
         scale = np.maximum(np.maximum(up, down), 0)
-    return errors(blocks.y / scale[:, None], levels)[1] * scale * scale
+    lost: F64 = errors(blocks.y / scale[:, None], levels)[1] * scale * scale
+    return lost
 
 
 # -- Lloyd's iteration -----------------------------------------------------------------

@@ -128,7 +128,7 @@ def _magnitudes(number: SmallFloat) -> tuple[Fraction | None, ...]:
 
 
 def _scaled(integer: int, exponent: int) -> Fraction:
-    """integer * 2^exponent."""
+    """An integer times 2^exponent, exactly."""
     if exponent >= 0:
         return Fraction(integer << exponent)
     return Fraction(integer, 1 << -exponent)

@@ -130,7 +130,7 @@ def self_contained(flat: Flat) -> File:
         return kind
 
     _relinked(flat.declaration.clauses, note)
-    atoms = tuple(atom for name, atom in flat.atoms.items() if name in used)
+    atoms = tuple(flat.atoms[name] for name in sorted(used))
     return File((flat.declaration,), atoms=atoms)
 
 

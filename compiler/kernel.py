@@ -54,7 +54,8 @@ def wanted_format(fmt: Format) -> Format:
     fp32 = replace(_fp32_scale(scale.rule), zero_block=fp32_bits(float(zero)))
     if is_fp32_word(scale.word):
         fp32 = replace(fp32, minimum=scale.minimum)
-    return replace(dense, scale=replace(fp32, targets=scale.targets, both_signs=scale.both_signs))
+    fp32 = replace(fp32, targets=scale.targets, both_signs=scale.both_signs, codes=scale.codes)
+    return replace(dense, scale=fp32)
 
 
 def _fp32_scale(rule: str) -> Scale:

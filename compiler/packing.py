@@ -32,7 +32,7 @@ def pack(fields: NDArray[np.unsignedinteger], stream: Stream) -> U8:
     for i, shift in enumerate(_shifts(stream, per_group)):
         for b, place in _places(stream, shift, group_bytes):
             octets[:, :, b] |= _moved(padded[:, i::per_group], shift - 8 * place).astype(np.uint8)
-    return octets.reshape(rows, -1)[:, : -(-count * stream.bits // 8)].copy()
+    return octets.reshape(rows, groups * group_bytes)[:, : -(-count * stream.bits // 8)].copy()
 
 
 def unpack(octets: U8, count: int, stream: Stream) -> U32:
@@ -49,7 +49,7 @@ def unpack(octets: U8, count: int, stream: Stream) -> U32:
         for b, place in _places(stream, shift, group_bytes):
             fields[:, :, i] |= _moved(grouped[:, :, b], 8 * place - shift)
     mask = np.uint64((1 << stream.bits) - 1)
-    return (fields & mask).astype(np.uint32).reshape(rows, -1)[:, :count]
+    return (fields & mask).astype(np.uint32).reshape(rows, groups * per_group)[:, :count]
 
 
 def _places(stream: Stream, shift: int, group_bytes: int) -> list[tuple[int, int]]:

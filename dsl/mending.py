@@ -166,7 +166,7 @@ class Mending(Reading):
             if token.type == "IMPORT" and after[:1] == ("STRING",):
                 hint = "move it out of the format, to the top of the file"
                 self._report("E0101", stands + "in a format", span_of(token), A_CLAUSE, hint)
-                self.damaged.add("import")
+                self.moved += self.tokens[self.at : self.at + 2]
                 self.at += 2
                 return True
         return False

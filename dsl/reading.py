@@ -52,6 +52,7 @@ class Reading:
         self.misread: set[tuple[int, int]] = set()
         self.starts: list[int] = []  # the index of every clause's first token
         self.at = 0
+        self.moved: list[Token] = []  # imports that stood in a format
         self.bodies: dict[int, int] | None = None
         self.braces: list[Brace] = []
         self.declaration: Mark | None = None

@@ -191,6 +191,8 @@ class _Reader(Mending):
     def _finish(self) -> Tree[Token]:
         if not self._is_outside():
             self._close_all()
+        for token in self.moved:
+            self.cursor.feed(token)
         return self.cursor.finish()
 
     def _close_all(self) -> None:

@@ -166,7 +166,7 @@ NF4 = (
 )
 
 
-def test_nf4_is_its_construction_to_less_than_two_units_of_the_last_place() -> None:
+def test_nf4_is_its_construction_to_two_units_of_the_last_place() -> None:
     """QLoRA, arXiv:2305.14314, appendix E. bitsandbytes rounds the probabilities to binary32."""
     below = values(f"-quantile(linspace({OFFSET}, 1/2 + ({OFFSET} - 1/2)/7, 7))/quantile({OFFSET})")
     above = values(f"quantile(linspace(1/2, {OFFSET}, 9))/quantile({OFFSET})")

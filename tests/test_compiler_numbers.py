@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import fmtc
@@ -11,6 +11,7 @@ import pytest
 from fmtc import compile_text
 from fmtc.compiler.describe import word_diagram
 from fmtc.compiler.floats import TOPS, named_float
+from fmtc.compiler.format import Grid
 from fmtc.compiler.hosts import HIF7, HIF8, HIF_HOSTS
 
 HERE = Path(__file__).parent
@@ -102,6 +103,18 @@ def test_named_floats_have_their_published_maximum(name: str, largest: Fraction 
     assert number.largest == largest
 
 
+@pytest.mark.parametrize("name", ["e2m1", "ue4m3", "e4m3", "e3m3", "e5m2", "e1m2"])
+def test_the_nearest_value_of_a_float_is_the_nearest_of_its_list(name: str) -> None:
+    number = named_float(name)
+    assert number is not None
+    values = sorted({value for value in number.values() if value is not None})
+    between = [
+        low + (high - low) * Fraction(i, 4) for low, high in pairwise(values) for i in range(4)
+    ]
+    for value in [*between, values[0] - 1, values[-1], values[-1] + 1]:
+        assert number.nearest(value) == min(values, key=lambda v: (abs(v - value), v))
+
+
 @pytest.mark.parametrize("name", ["e4m3", "ue4m3"])
 def test_the_magnitude_0x7f_of_e4m3_is_its_only_nan(name: str) -> None:
     number = named_float(name)
@@ -127,6 +140,7 @@ def test_integers_have_the_ranges_that_their_settings_say() -> None:
     assert values("{ range full }") == [*upper, *range(-8, 0)]
     assert values("{ range symmetric }") == [*upper, None, *range(-7, 0)]
     assert values("{ range unsigned }") == list(range(16))
+    assert values("{ range offset }") == list(range(-8, 8))
     assert values("") == values("{ range symmetric }")
 
 
@@ -272,3 +286,59 @@ def test_hosted_grids_are_their_hif_words_times_one_power_of_two(
 def test_codebooks_of_decimals_have_no_hif_host() -> None:
     assert fmtc.load("nf4").hosting is None
     assert fmtc.load("po2_nf4").hosting is None
+
+
+# -- shipped atoms ----------------------------------------------------------------------
+
+
+def shipped_atom(file: str, name: str) -> Grid:
+    return compile_text(f'import "{file}" format t {{ block 16  grid {name}  scale fp32 }}').grids[
+        0
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "ratio"),
+    [
+        ("nf4", 16, 12.6),
+        ("nf5", 32, 25.2),
+        ("sh4", 16, 26.8),
+        ("sh5", 32, 75.7),
+        ("af4", 16, 23.4),
+        ("iq4_nl", 16, 127.0),
+        ("split87", 16, 18.3),
+        ("lut2", 4, 2.4),
+        ("lut3", 8, 4.9),
+    ],
+)
+def test_a_shipped_atom_has_its_published_ratio(name: str, count: int, ratio: float) -> None:
+    sizes = [abs(value) for value in shipped_atom(name, name).numbers if value]
+    assert len(shipped_atom(name, name).numbers) == count
+    assert round(float(max(sizes) / min(sizes)), 1) == ratio
+
+
+#: arXiv:2501.01144: the last three magnitudes of the 16 dialects, in halves.
+DIALECTS = (
+    *((6, 11, 15), (6, 9, 15), (6, 11, 14), (6, 9, 14), (6, 10, 13), (6, 8, 13), (6, 10, 12)),
+    *((6, 8, 12), (6, 9, 11), (6, 7, 11), (6, 9, 10), (6, 7, 10), (6, 8, 9), (6, 7, 9), (6, 7, 8)),
+    (5, 6, 8),
+)
+
+
+@pytest.mark.parametrize("index", range(16))
+def test_the_dialects_of_block_dialect_are_the_published_ones(index: int) -> None:
+    grid = shipped_atom("block_dialect", f"dialect{index}")
+    halves = [0, 1, 2, 3, 4, *DIALECTS[index]]
+    assert [2 * value for value in grid.values[:8]] == halves
+    assert [-2 * value for value in grid.values[8:]] == halves
+    assert grid.negative_zero == 8
+
+
+def test_the_shifted_grids_of_sfp4_keep_an_exact_zero_and_fifteen_values() -> None:
+    up, down = (shipped_atom("sfp4", f"sfp4_{way}") for way in ("up", "down"))
+    e2m1 = named_float("e2m1")
+    assert e2m1 is not None
+    assert list(up.numbers) == sorted({v + Fraction(1, 2) for v in e2m1.values()})
+    assert [-value for value in reversed(down.numbers)] == list(up.numbers)
+    assert 0 in up.numbers
+    assert (len(up.numbers), up.negative_zero) == (15, None)

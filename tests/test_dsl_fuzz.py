@@ -171,7 +171,7 @@ def test_a_text_with_pieces_cut_out_or_put_in_is_reported_on(data):
     check(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_a_printed_tree_with_an_edit_is_reported_on(data):
     text = print_file(data.draw(files))
@@ -271,6 +271,12 @@ def test_a_long_list_is_no_deep_expression():
         "1 ",
         "scale ",
         ". ",
+        "as {",
+        "scale x as {\n",
+        "import a\n",
+        "atom ",
+        "record 1 {",
+        "record 1 { a b }",
     ],
 )
 @pytest.mark.parametrize(

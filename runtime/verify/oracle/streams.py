@@ -86,9 +86,7 @@ def write_streams(fields: Fields, layouts: Mapping[str, Layout]) -> dict[str, li
     }
 
 
-def read_streams(
-    fmt: Format, streams: Mapping[str, list[bytes]], rows: int, length: int
-) -> Fields:
+def read_streams(fmt: Format, streams: Mapping[str, list[bytes]], rows: int, length: int) -> Fields:
     """The items that rows of bytes hold, in a record or not; sides are left out.
 
     Raises:

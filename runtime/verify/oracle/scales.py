@@ -81,7 +81,9 @@ def word_value(word: ScaleWord, bits: int, *, signed: bool = True) -> float:
     """The binary32 value of a word; NaN where it is no number."""
     if is_fp32(word):
         return fp32_from_bits(bits if signed else bits & 0x7FFFFFFF)
-    value = word.number.magnitude(bits >> word.magnitude_lsb & (1 << word.number.magnitude_bits) - 1)
+    value = word.number.magnitude(
+        bits >> word.magnitude_lsb & (1 << word.number.magnitude_bits) - 1
+    )
     if value is None:
         return float("nan")
     negative = signed and word.sign_bit is not None and bits >> word.sign_bit & 1

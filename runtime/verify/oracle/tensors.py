@@ -72,12 +72,11 @@ def decode_tensor(
 ) -> list[list[float]]:
     """What the items of every stream mean: binary32 numbers, NaN where a code has no value."""
     out = [[0.0] * length for _ in range(rows)]
-    shape, places = _places(fmt, rows, length)
-    scales = _stored_values(fmt, fields, "scales", shape, level)
-    zeros = _stored_values(fmt, fields, "zeros", shape, level) if fmt.zero else None
+    _, places = _places(fmt, rows, length)
+    scales, zeros = effective(fmt, fields, rows, length, level)
     for (r, c), place in places.items():
         zero = 0.0 if zeros is None else zeros[r][c]
-        index = _select(fmt, fields, r, c)
+        index = select_at(fmt, fields, r, c)
         for row, column in place:
             code = fields["codes"][row][column]
             out[row][column] = value_of(fmt, index, code, scales[r][c], zero)
@@ -87,6 +86,15 @@ def decode_tensor(
         elif kept is not None:
             add_residuals(side, out, kept["wr"])
     return out
+
+
+def effective(
+    fmt: Format, fields: Fields, rows: int, length: int, level: Level
+) -> tuple[list[list[float]], list[list[float]] | None]:
+    """Scales and zeros (None without) of all blocks, as elements are decoded with them."""
+    shape, _ = _places(fmt, rows, length)
+    scales = _stored_values(fmt, fields, "scales", shape, level)
+    return scales, _stored_values(fmt, fields, "zeros", shape, level) if fmt.zero else None
 
 
 def block_places(fmt: Format, rows: int, length: int) -> list[Place]:
@@ -242,7 +250,13 @@ def _stored_values(
     if owner.stored is not None:
         return [[sign * v for v in row] for row in _inner_values(fmt, fields, name, shape)]
     if name == "zeros":
-        return [[sign * _zero_value(fmt, word) for word in row] for row in fields[name]]
+        return [
+            [
+                sign * _zero_value(fmt, word, select_at(fmt, fields, r, c))
+                for c, word in enumerate(row)
+            ]
+            for r, row in enumerate(fields[name])
+        ]
     units = [level.unit] * shape[0]
     if fmt.scale.tensor == "rows":
         units = [Fraction(fp32_from_bits(row[0])) for row in fields["levels"]]
@@ -259,9 +273,9 @@ def _effective(value: float, unit: Fraction) -> float:
     return times(value, float(unit))
 
 
-def _zero_value(fmt: Format, word: int) -> float:
+def _zero_value(fmt: Format, word: int, index: int) -> float:
     if fmt.zero is None or fmt.zero.word is None:
-        return float(word + int(fmt.grids[0].low))
+        return float(word + int(fmt.grids[min(index, len(fmt.grids) - 1)].low))
     return word_value(fmt.zero.word, word)
 
 
@@ -282,7 +296,8 @@ def _inner_values(
     return values
 
 
-def _select(fmt: Format, fields: Fields, r: int, c: int) -> int:
+def select_at(fmt: Format, fields: Fields, r: int, c: int) -> int:
+    """The grid index of a block, from its field or its scale word."""
     if fmt.select.place == "field":
         return fields["select"][r][c]
     index = 0
@@ -291,7 +306,5 @@ def _select(fmt: Format, fields: Fields, r: int, c: int) -> int:
     return index
 
 
-def _matrix(
-    shape: tuple[int, int], value: Callable[[tuple[int, int]], int]
-) -> list[list[int]]:
+def _matrix(shape: tuple[int, int], value: Callable[[tuple[int, int]], int]) -> list[list[int]]:
     return [[value((r, c)) for c in range(shape[1])] for r in range(shape[0])]

@@ -9,26 +9,41 @@ Binary32 numbers are Python floats here, which hold them and the sign of a zero 
 
 from __future__ import annotations
 
-from .blocks import Trial, block_trials, near_best
+from .blocks import SAME_ERROR, Trial, block_trials, near_best
 from .elements import code_of, value_of
-from .scales import Level, level_of
+from .scales import Block, Level, is_fp32, level_of, real_scale, word_value
 from .streams import Fields, Layout, layout, read_streams, write_streams
-from .tensors import Undecided, decode_tensor, encode_tensor
+from .tensors import (
+    Undecided,
+    block_places,
+    decode_tensor,
+    effective,
+    encode_tensor,
+    select_at,
+)
 
 __all__ = [
+    "SAME_ERROR",
+    "Block",
     "Fields",
     "Layout",
     "Level",
     "Trial",
     "Undecided",
+    "block_places",
     "block_trials",
     "code_of",
     "decode_tensor",
+    "effective",
     "encode_tensor",
+    "is_fp32",
     "layout",
     "level_of",
     "near_best",
     "read_streams",
+    "real_scale",
+    "select_at",
     "value_of",
+    "word_value",
     "write_streams",
 ]

@@ -192,5 +192,3 @@ def _broken(fmt: Format, count: int) -> Trial:
     return Trial(
         0, nan << word.magnitude_lsb, math.nan, None, 0.0, (code,) * count, (), Fraction(0)
     )
-
-
