@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import _console, codegen, formats
+from . import _console, codegen
 from ._version import __version__
 from .runtime.atomic import write_atomically
 from .runtime.backend import BackendUnavailable
@@ -45,6 +45,17 @@ if TYPE_CHECKING:
 CONTEXT = 512
 WINDOWS = 8
 HARDWARE_FORMAT = "po2_nf4"
+#: One of each kind, by bits per weight; any of `fmtc list` would do.
+FORMATS = (
+    "mxfp4",
+    "q4_k",
+    "nf4",
+    "nvfp4",
+    "four_six",
+    "po2_nf4",
+    "sop_pair",
+    "e2m3_ue4m4",
+)
 
 
 def main() -> None:
@@ -80,7 +91,7 @@ def run(folder: Path) -> None:
     _remember(folder / "baseline.json", fingerprint, known)
     source = open_source(file)
     weights = 0
-    for name in formats.names():
+    for name in FORMATS:
         row, weights = _quantize(folder / name, source, load(name), rotated, tokens, base)
         table.append(row)
     click.echo(

@@ -100,18 +100,24 @@ def _table_magnitude(
 def block_range(zero: Zero | None, peaks: Peaks) -> tuple[F32, F32]:
     """The ends of the range that a block's codes span under rule ``range``.
 
-    A zero point and a minimum that is never negative need zero inside.
+    A zero point and a minimum that is never negative need zero inside. An end that is zero is +0:
+    which of several zeros is the least one would depend on the machine.
     """
+    low, high = peaks.low + np.float32(0), peaks.high + np.float32(0)
     if zero is not None and zero.kind == "minimum" and not zero.negated:
-        return peaks.low, peaks.high
-    return np.minimum(peaks.low, np.float32(0)), np.maximum(peaks.high, np.float32(0))
+        return low, high
+    return np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
 
 
-def zero_points(view: View, scales: F32, low: F32) -> F32:
-    """The integer zero point of every block: RNE(RNE32(t- - RNE32(low / s))), in the grid."""
-    grid = view.format.grids[0]
+def zero_points(view: View, index: int, scales: F32, low: F32) -> F32:
+    """The integer zero point of every block, in one of the grids.
+
+    RNE(RNE32(t- - RNE32(low / s))), or t- - RNE(RNE32(low / s)) where it is added after rounding.
+    """
+    grid = view.format.grids[index]
     bottom, top = np.float32(float(grid.low)), np.float32(float(grid.high))
     safe = np.where(scales == 0, np.float32(1), scales)
     with np.errstate(over="ignore", under="ignore"):
-        point = np.rint(bottom - np.divide(low, safe, dtype=np.float32))
+        quotient = np.divide(low, safe, dtype=np.float32)
+        point = np.rint(bottom - (np.rint(quotient) if view.adds_after else quotient))
     return np.clip(point, bottom, top).astype(np.float32)

@@ -120,6 +120,7 @@ def _scale(scale: Scale) -> dict[str, str]:
 def _zero(zero: Zero) -> dict[str, str]:
     values = {
         "bits": str(zero.bits),
+        "add": zero.add,
         "sign": "negated" if zero.negated else "kept",
         "over": "tensor" if zero.flat else "row",
         "center": "mean" if zero.center else "none",

@@ -140,6 +140,7 @@ def _zero(zero: Zero) -> dict[str, Any]:
         "kind": zero.kind,
         "word": zero.word.name if zero.word else None,
         "bits": zero.word.container if zero.word else zero.bits,
+        "add": zero.add if zero.kind == "point" else None,
         "negated": zero.negated,
         "stored": _stored(zero),
     }

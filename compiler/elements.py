@@ -63,10 +63,9 @@ def element_values(
 def _element_ranks(view: View, grid: GridView, x: F32, scales: F32, points: F32 | None) -> U8:
     """How many thresholds each element lies above."""
     safe = np.where(scales == 0, np.float32(1), scales)
-    compare = view.format.policies.compare
-    exact = compare == "exact"
+    exact = view.format.policies.compare == "exact"
     if not exact:
-        x = _quotient(compare, x, safe, points)
+        x = _quotient(view, x, safe, points)
     ranks = np.zeros(x.shape, np.uint8)
     wide = safe.astype(np.float64)
     shift = np.zeros(1) if points is None else points.astype(np.float64)
@@ -80,12 +79,14 @@ def _element_ranks(view: View, grid: GridView, x: F32, scales: F32, points: F32 
     return ranks
 
 
-def _quotient(compare: str, x: F32, scales: F32, points: F32 | None) -> F32:
+def _quotient(view: View, x: F32, scales: F32, points: F32 | None) -> F32:
     """X in units of the scale as a peer rounds it, and past the zero point."""
-    if compare == "fp32_quotient":
+    if view.format.policies.compare == "fp32_quotient":
         y = np.divide(x, scales[:, None], dtype=np.float32)
     else:
         y = np.multiply(x, _reciprocal(scales)[:, None], dtype=np.float32)
+    if view.adds_after:
+        y = np.rint(y)
     return y if points is None else np.add(y, points[:, None], dtype=np.float32)
 
 

@@ -22,6 +22,9 @@ DIRECT_BITS = 12
 #: Enters every content hash: a change of meaning of the same text changes the hash.
 SEMANTICS_VERSION = 2
 
+#: Marks a field that came later: at its default it does not enter the content hash.
+_LATER = {"later": True}
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -149,7 +152,8 @@ class Scale:
 class Zero:
     """Where a block's zero lies: an integer zero point, or a minimum that is added.
 
-    ``point``: value = (grid - z) * s with an integer z of ``bits`` bits that is a grid value.
+    ``point``: value = (grid - z) * s with an integer z of ``bits`` bits that is a grid value;
+    ``add``: z is added ``before`` the quotient is rounded, or ``after``.
     ``minimum``: value = grid * s + m, with m stored as ``word`` or in the format ``stored``
     (negated where ``negated``, as GGUF's K-quants have it; ``flat`` and ``center`` as in
     ``Scale``).
@@ -162,6 +166,7 @@ class Zero:
     negated: bool = False
     flat: bool = False
     center: bool = False
+    add: str = field(default="before", metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +426,10 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        named = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        named = {
+            f.name: _plain(getattr(value, f.name))
+            for f in fields(value)
+            if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
+        }
         return {k: v for k, v in named.items() if not (k == "name" and "container" in named)}
     return value

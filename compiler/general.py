@@ -92,7 +92,7 @@ def decode_general(
     if fmt.select.place == "field":
         stream = Stream("select", fmt.select.bits, "block", "low_first")
         selects = unpack(streams["select"], arrangement.block_shape[1], stream).astype(np.uint8)
-    zeros = _read_zeros(fmt, streams, arrangement)
+    zeros = _read_zeros(fmt, streams, arrangement, selects)
     return engine.decode_given(
         np.ascontiguousarray(streams["codes"]),
         np.ascontiguousarray(arrangement.expand(scales)),
@@ -189,7 +189,9 @@ def _try(
     if fmt.zero is not None:
         low, _ = block_range(fmt.zero, peaks)
         # The stored minimum counts, except where elements are coded before it is stored.
-        zeros = low if fmt.zero.kind == "minimum" else zero_points(view, chosen.scales, low)
+        zeros = (
+            low if fmt.zero.kind == "minimum" else zero_points(view, trial.grid, chosen.scales, low)
+        )
         if fmt.scale.codes == "stored":
             zeros = _rounded_minimum(fmt.zero, zeros)
     selects = np.full(chosen.words.shape, trial.grid, np.uint8)
@@ -272,7 +274,18 @@ def _rounded_minimum(zero: Zero, minimum: F32) -> F32:
     if zero.kind == "point" or zero.word is None:
         return minimum
     sign = np.float32(-1 if zero.negated else 1)
-    return from_word(zero.word, to_word(zero.word, minimum * sign)) * sign
+    return from_word(zero.word, to_word(zero.word, _as_stored(zero, minimum))) * sign
+
+
+def _as_stored(zero: Zero, minimum: F32) -> F32:
+    """The minimum or what is left of its sign; a zero is stored as +0."""
+    return -minimum + np.float32(0) if zero.negated else minimum
+
+
+def _lowest(fmt: Format, selects: U8) -> F32:
+    """The least value of every block's grid; of the last one where no grid has the index."""
+    lows = np.array([float(grid.low) for grid in fmt.grids], np.float32)
+    return lows[np.minimum(selects, len(lows) - 1)]
 
 
 def _store_zeros(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
@@ -280,17 +293,17 @@ def _store_zeros(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
     if zero is None or blocks.zeros is None:
         return {}
     if zero.kind == "point":
-        words = (blocks.zeros - np.float32(float(fmt.grids[0].low))).astype(np.uint32)
+        words = (blocks.zeros - _lowest(fmt, blocks.selects)).astype(np.uint32)
         return {"zeros": pack(words, Stream("zeros", zero.bits, "block", "low_first"))}
-    sign = np.float32(-1 if zero.negated else 1)
+    wanted = _as_stored(zero, blocks.zeros)
     if zero.stored is None:
         if zero.word is None:
             raise ValueError("a minimum is stored in a word or in a format")
-        words = to_word(zero.word, blocks.zeros * sign)
+        words = to_word(zero.word, wanted)
         return {"zeros": pack(words, Stream("zeros", zero.word.container, "block", "low_first"))}
-    streams, effective = store(blocks.zeros * sign, zero.stored, zero.flat, zero.center, "zeros")
+    streams, effective = store(wanted, zero.stored, zero.flat, zero.center, "zeros")
     if fmt.scale.codes == "stored":
-        blocks.zeros = effective * sign
+        blocks.zeros = -effective if zero.negated else effective
     return streams
 
 
@@ -312,7 +325,9 @@ def _read_scales(
     return scales, select_of(view, words).astype(np.uint8)
 
 
-def _read_zeros(fmt: Format, streams: dict[str, U8], arrangement: Arrangement) -> F32 | None:
+def _read_zeros(
+    fmt: Format, streams: dict[str, U8], arrangement: Arrangement, selects: U8
+) -> F32 | None:
     zero, shape = fmt.zero, arrangement.block_shape
     if zero is None:
         return None
@@ -322,6 +337,6 @@ def _read_zeros(fmt: Format, streams: dict[str, U8], arrangement: Arrangement) -
     if zero.word is None:
         stream = Stream("zeros", zero.bits, "block", "low_first")
         point = unpack(streams["zeros"], shape[1], stream).astype(np.float32)
-        return point + np.float32(float(fmt.grids[0].low))
+        return point + _lowest(fmt, selects)
     stream = Stream("zeros", zero.word.container, "block", "low_first")
     return sign * from_word(zero.word, unpack(streams["zeros"], shape[1], stream))

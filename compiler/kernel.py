@@ -32,7 +32,7 @@ def kernel_format(fmt: Format) -> Format:
     dense = dense_format(fmt)
     if dense.is_plain:
         return dense
-    zero = None if fmt.zero is None else Zero(fmt.zero.kind, fmt.zero.bits)
+    zero = None if fmt.zero is None else Zero(fmt.zero.kind, fmt.zero.bits, add=fmt.zero.add)
     return replace(
         dense,
         scale=_fp32_scale("absmax"),

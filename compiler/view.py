@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
-from math import isqrt
+from math import floor, isqrt
 
 from .exact import floor_log2, fp32_bits, fp32_from_bits, round_fp32
 from .floats import named_float
@@ -46,7 +46,8 @@ class GridView:
         midpoints: between rank i and i+1; exact in binary64 with at most 29 significant bits.
         ties_up: whether x equal to scale * midpoint takes the upper rank.
         quotient_bits: thresholds of a rounded quotient (``compare fp32_quotient`` and
-            ``fp32_reciprocal``) as binary32 bits, to compare with ``>``.
+            ``fp32_reciprocal``) as binary32 bits, to compare with ``>``; under ``add after`` of
+            an integer, the rounded quotient plus the zero point.
         zero_split: the index of the threshold between -0 and +0, or None.
         zero_code: the code of +0, or of the value nearest to it (the lower on a tie).
         positive_divisor: absmax of the positive elements / this = the scale they ask for.
@@ -153,6 +154,11 @@ class View:
         return "none" if self.format.zero is None else self.format.zero.kind
 
     @property
+    def adds_after(self) -> bool:
+        """Whether quotients are rounded to integers before the zero point is added."""
+        return self.format.zero is not None and self.format.zero.add == "after"
+
+    @property
     def decode_bits(self) -> tuple[int, ...]:
         """binary32 bits by ``select << code_bits | code``; NaN where no grid has the index."""
         size = 1 << self.format.code_bits
@@ -244,6 +250,9 @@ def _quotient_bits(
     offset = fmt.policies.offset
     if offset is not None:
         return tuple(_last_below(rank + 1, offset) for rank in range(len(midpoints)))
+    if fmt.zero is not None and fmt.zero.add == "after":
+        # Integers are compared: the next one is above a value, which is a binary32 number.
+        return tuple(fp32_bits(float(floor(midpoint))) for midpoint in midpoints)
     bits = []
     for index, (midpoint, up) in enumerate(zip(midpoints, ties_up, strict=True)):
         rounded = fp32_bits(round_fp32(midpoint))

@@ -233,6 +233,14 @@ POINT_KNOBS = _table(
         number=True,
         default="code",
     ),
+    Knob(
+        "add",
+        "'before' adds the zero point to the quotient and rounds the sum (compressed-tensors); "
+        "'after' rounds the quotient to an integer, ties to even, and adds the zero point "
+        "(GPTQ, AWQ, torchao)",
+        ("before", "after"),
+        default="before",
+    ),
 )
 
 #: Settings of ``zero minimum``.

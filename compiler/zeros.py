@@ -42,10 +42,10 @@ def _point(clause: ZeroDecl, knobs: Settings, code_bits: int, report: Report) ->
         )
         return None
     expr = knobs.expression("bits")
-    if expr is None:
-        return Zero("point", code_bits)
-    bits = report.integer(expr, "the width of a zero point", code_bits, 16)
-    return None if bits is None else Zero("point", bits)
+    bits: int | None = code_bits
+    if expr is not None:
+        bits = report.integer(expr, "the width of a zero point", code_bits, 16)
+    return None if bits is None else Zero("point", bits, add=knobs.choice("add"))
 
 
 def _minimum(clause: ZeroDecl, knobs: Settings, inner: Inner, report: Report) -> Zero | None:
@@ -118,6 +118,8 @@ def check_zero(
             span,
             hint="say 'codes wanted' in the scale clause, or use 'zero minimum'",
         )
+    if zero.add == "after":
+        _check_added_after(policies, said, report)
     for grid in grids:
         if zero.kind == "point" and not is_consecutive(grid):
             report.add(
@@ -126,6 +128,32 @@ def check_zero(
                 span,
                 hint="use an int grid, or 'zero minimum'",
             )
+
+
+def _check_added_after(policies: Policies, said: ZeroDecl, report: Report) -> None:
+    """A quotient that is rounded alone: there must be one, and one way to round it."""
+    span = next((s.span for s in said.settings or () if s.key.text == "add"), said.span)
+    if policies.compare == "exact":
+        report.add(
+            "E0409",
+            "'add after' rounds a quotient, and 'compare exact' has none",
+            span,
+            hint="say 'compare fp32_quotient' or 'compare fp32_reciprocal', or leave 'add' out",
+        )
+    if policies.tie != "even":
+        report.add(
+            "E0409",
+            f"'add after' rounds the quotient's ties to even, not as 'tie {policies.tie}' says",
+            span,
+            hint="leave 'tie' out, or say 'add before'",
+        )
+    if policies.offset is not None:
+        report.add(
+            "E0409",
+            "'add after' rounds the quotient, and an offset has it truncated",
+            span,
+            hint="leave 'offset' out, or say 'add before'",
+        )
 
 
 def is_consecutive(grid: Grid) -> bool:

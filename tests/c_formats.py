@@ -64,6 +64,10 @@ GIVEN_ONLY = {
         zero point  compare fp32_quotient  tie away""",
     "point_reciprocal": """block 32  grid u = int 8 { range unsigned }  scale fp32 { rule range }
         zero point  compare fp32_reciprocal""",
+    "point_after": """block 24  grid i = int 3 { range offset }  scale fp32 { rule range }
+        zero point { add after }  compare fp32_quotient  pack high_first""",
+    "point_after_reciprocal": """block 40  grid u = int 8 { range unsigned }
+        scale fp32 { rule range }  zero point { add after }  compare fp32_reciprocal""",
     "point_byte": "block 9  grid i = int 8 { range full }  scale fp32 { rule range }  zero point",
     "minimum": f"""block 16  grid c = codebook 4 {{ {NF4ISH} }}  scale fp32 {{ rule range }}
         zero minimum""",

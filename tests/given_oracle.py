@@ -36,6 +36,8 @@ def code_of(fmt: Format, select: int, x: float, scale: float, zero: float = 0.0)
         q = divided(x, scale)
     else:
         q = times(x, divided(1.0, max(scale, FLOOR)))
+    if fmt.zero is not None and fmt.zero.add == "after":
+        return _counted(fmt, select, q, int(point))
     q = plus(q, point) if fmt.zero is not None and fmt.zero.kind == "point" else q
     if fmt.policies.offset is not None:
         return _truncated(fmt, select, plus(q, float(fmt.policies.offset)))
@@ -139,6 +141,15 @@ def _chosen(fmt: Format, select: int, found: list[Fraction], negative: bool) -> 
         "even": high % 2 == 0 and low % 2 == 1,
     }[fmt.policies.tie]
     return high if upper else low
+
+
+def _counted(fmt: Format, select: int, q: float, point: int) -> int:
+    """The code of the nearest integer to q, the even one of two, past an integer zero point."""
+    values = _values(fmt, select)
+    if math.isinf(q):
+        return _code(fmt, select, values[-1 if q > 0 else 0], False)
+    wanted = Fraction(round(Fraction(q)) + point)
+    return _code(fmt, select, min(max(wanted, values[0]), values[-1]), False)
 
 
 def _truncated(fmt: Format, select: int, y: float) -> int:

@@ -34,7 +34,7 @@ def strict_formats() -> dict[str, dict[str, str]]:
     wide = "format wide { block 3  grid e = e3m4  scale fp32 { rule argmax }  tie up }"
     meta = "format _m { block 8  grid e2m3  scale ue5m3 { container 12 } }"
     texts = {"register": HOSTILE, "wide": wide, "_m": meta}
-    zeros = ("point", "point_quotient", "minimum_up", "minimum_quotient", "searched")
+    zeros = ("point", "point_quotient", "point_after", "minimum_up", "minimum_quotient", "searched")
     return {name: emit(format_of(name)) for name in (*SHIPPED, *zeros)} | {
         name: emit(compile_text(text)) for name, text in texts.items()
     }

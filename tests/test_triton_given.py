@@ -62,6 +62,10 @@ ADHOC = {
         compare fp32_quotient  pack high_first""",
     "point_reciprocal": f"""block 10  grid u = int 8 {{ range unsigned }}  {POINT}
         compare fp32_reciprocal""",
+    "point_after": """block 24  grid i = int 3 { range offset }  scale fp32 { rule range }
+        zero point { add after }  compare fp32_quotient  pack high_first""",
+    "point_after_reciprocal": """block 10  grid u = int 8 { range unsigned }
+        scale fp32 { rule range }  zero point { add after }  compare fp32_reciprocal""",
     "minimum": f"block 16  grid u = int 4 {{ range unsigned }}  {MINIMUM}",
     "minimum_offset": f"""block 16  grid u = int 2 {{ range unsigned }}  {MINIMUM}
         compare fp32_reciprocal  offset 0.5""",

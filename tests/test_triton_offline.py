@@ -38,6 +38,8 @@ ADHOC = {
     "point": "block 16  grid u = int 4 { range unsigned }  scale fp32 { rule range }  zero point",
     "point_eight": """block 16  grid i = int 8 { range full }  scale fp32 { rule range }
         zero point  compare fp32_quotient""",
+    "point_after": """block 32  grid i = int 4 { range offset }  scale fp32 { rule range }
+        zero point { add after }  compare fp32_reciprocal""",
     "minimum": """block 32  grid u = int 4 { range unsigned }  scale fp32 { rule range }
         zero minimum  compare fp32_reciprocal  offset 0.5""",
     "three_fields": """block 8  grid a = int 4  grid b = e2m1  grid c = e1m2  grid d = e3m0

@@ -65,6 +65,7 @@ def context_of(view: View) -> dict[str, object]:
         "high_first": fmt.order == "high_first",
         "zero": view.zero_kind,
         "zero_parameter": "float zero, " if has_zero else "",
+        "adds_after": view.adds_after,
         "exact": fmt.policies.compare == "exact",
         "reciprocal_floor": float_literal(RECIPROCAL_FLOOR),
         "reciprocal": fmt.policies.compare == "fp32_reciprocal",

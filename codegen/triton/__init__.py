@@ -62,6 +62,7 @@ def _facts(fmt: Format, plan: Plan) -> dict[str, object]:
         "reads_select": plan.reads_select,
         "reads_zero": plan.zero != "none",
         "moves": plan.exact and plan.zero == "point",
+        "adds_after": plan.view.adds_after,
         "gemv_rows": GEMV_ROWS,
         "row_bits": max(fmt.code_bits, -(-scale.container // fmt.block)),
         "table_stride": 256 if plan.pairs else 1 << fmt.code_bits,

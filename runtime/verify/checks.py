@@ -117,7 +117,7 @@ def compare_with_oracle(
         return 0
     except (ValueError, KeyError) as error:
         raise Mismatch(f"{_shown(x)} is stored in streams that cannot be read: {error}") from error
-    _compare_fields(fmt, x, seen, wanted)
+    _compare_fields(x, seen, wanted)
     for side in fmt.sides:
         shapes = side_layout(side, x.size, len(kept[side.kind].places))
         for name, octets in oracle.write_streams(
@@ -132,7 +132,7 @@ def compare_with_oracle(
     return x.size
 
 
-def _compare_fields(fmt: Format, x: F32, seen: oracle.Fields, wanted: oracle.Fields) -> None:
+def _compare_fields(x: F32, seen: oracle.Fields, wanted: oracle.Fields) -> None:
     if seen == wanted:
         return
     for name, rows in wanted.items():

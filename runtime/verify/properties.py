@@ -1,11 +1,13 @@
 """What holds of every format, for any tensor: each property with the conditions of its theory.
 
-A property takes a trial, a back end and a tensor, and raises ``Mismatch`` where it does not hold.
+A property takes a ``Case`` and raises ``Mismatch`` where it does not hold. It returns whether it
+had anything to say: its conditions may not be met.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,7 +20,7 @@ from ...compiler.kernel import dense_format
 from ...compiler.reference import TensorLevel, calibrate
 from ...compiler.streams import stream_shapes
 from ..backend import F32, U8, Backend, ReferenceBackend
-from . import oracle, theory
+from . import checks, oracle, theory
 from .checks import Mismatch, compare_with_oracle
 from .tensors import tensors, weights
 
@@ -58,20 +60,21 @@ def cases(draw: st.DrawFn, fmt: Format, backend: Backend) -> Case:
     return Case(fmt, backend, x, moderate, draw(weights(x.shape[1])))
 
 
-Property = Callable[[Case], None]
+Property = Callable[[Case], bool]
 
 
-def nearest_by_exact_rationals(case: Case) -> None:
+def nearest_by_exact_rationals(case: Case) -> bool:
     """Scales, grids, codes and values are those that exact rationals choose.
 
     So every element takes the nearest value, and of all that is tried the least error wins.
     """
     level = calibrate(case.fmt, case.x)
     weighted = case.fmt.policies.error == "weighted" or bool(case.fmt.sides)
-    compare_with_oracle(case.fmt, case.backend, case.x, level, case.weights if weighted else None)
+    given = case.weights if weighted else None
+    return compare_with_oracle(case.fmt, case.backend, case.x, level, given) > 0
 
 
-def second_level_is_exact(case: Case) -> None:
+def second_level_is_exact(case: Case) -> bool:
     """The tensor's scale or shift is the one that exact rationals choose."""
     places = oracle.block_places(case.fmt, *case.x.shape)
     blocks = [[float(case.x[place]) for place in block] for block in places]
@@ -79,31 +82,33 @@ def second_level_is_exact(case: Case) -> None:
     exact = oracle.level_of(case.fmt, blocks)
     if (found.tensor_scale, found.shift) != (exact.tensor_scale, exact.shift):
         raise Mismatch(f"{case.x.tolist()}: the second level is {found}, exactly {exact}")
+    return case.fmt.scale.tensor == "fp32" or case.fmt.scale.shift != 0
 
 
-def dequantized_comes_back(case: Case) -> None:
-    """What was dequantized quantizes to the same bytes, wherever
+def dequantized_comes_back(case: Case) -> bool:
+    """What was dequantized quantizes to the same bytes, under two conditions.
 
-    * every product of grid value and scale is exact, and elements are coded under stored scales;
-    * the block's scale and zero come out the same. That they do is part of the property where
+    * Every product of grid value and scale is exact, and elements are coded under stored scales;
+    * The block's scale and zero come out the same. That they do is part of the property where
       one scale is tried and the rule asks the decoded block for exactly the stored one.
 
     In short: the block is then on its grid, and nothing is left to round.
     """
     fmt = case.fmt
     if fmt.sides or fmt.scale.codes == "wanted" or fmt.policies.offset is not None:
-        return
+        return False
     level = calibrate(fmt, case.x)
     streams, y = case.encode(case.x, level)
     if not np.isfinite(y).all():
-        return
+        return False
     again, _ = case.encode(y, level)
     one, two = case.fields(streams, y), case.fields(again, y)
     own = [name for name in one if name in ("scales", "zeros", "select")]
     whole = [name for name in one if name != "codes" and name not in own]
     if any(one[name] != two[name] for name in whole):
-        return
+        return False
     columns = _columns(fmt, y.shape[1])
+    said = False
     for number, place in enumerate(oracle.block_places(fmt, *y.shape)):
         r, c = divmod(number, columns)
         if not _is_on_grid(fmt, one, level, y, place, (r, c)):
@@ -113,6 +118,8 @@ def dequantized_comes_back(case: Case) -> None:
             raise Mismatch(f"block {number} of {y.tolist()}, dequantized, gets another scale")
         if same and any(one["codes"][i][j] != two["codes"][i][j] for i, j in place):
             raise Mismatch(f"block {number} of {y.tolist()}, dequantized, gets other codes")
+        said = said or same
+    return said
 
 
 def _columns(fmt: Format, length: int) -> int:
@@ -134,7 +141,7 @@ def _is_on_grid(
 
     Under a comparison that rounds midpoints, values must be further apart than that.
     """
-    scales, zeros = oracle.effective(fmt, fields, *y.shape, _unit(level))
+    scales, zeros = oracle.effective(fmt, fields, *y.shape, level=_unit(level))
     s = scales[at[0]][at[1]]
     z = 0.0 if zeros is None else zeros[at[0]][at[1]]
     if s == 0 or not np.isfinite(s):
@@ -180,7 +187,7 @@ def _unit(level: TensorLevel) -> oracle.Level:
     return oracle.Level(level.tensor_scale, level.shift)
 
 
-def order_is_kept(case: Case) -> None:
+def order_is_kept(case: Case) -> bool:
     """In a block, of two elements the larger one never decodes to less.
 
     Sides aside, which exempt single elements; under ``codes wanted`` where the stored scale has
@@ -189,7 +196,7 @@ def order_is_kept(case: Case) -> None:
     fmt = dense_format(case.fmt)
     x = case.x
     if fmt.scale.codes == "wanted" and fmt.scale.stored is not None:
-        return
+        return False
     backend = ReferenceBackend(fmt) if fmt != case.fmt else case.backend
     level = calibrate(fmt, x)
     y = backend.decode(backend.encode(x, level), x.shape[1], level)
@@ -198,19 +205,21 @@ def order_is_kept(case: Case) -> None:
         values = [value for _, value in pairs]
         if values != sorted(values):
             raise Mismatch(f"{[p[0] for p in pairs]} of one block decode to {values}")
+    return True
 
 
-def minus_x_decodes_to_minus(case: Case) -> None:
+def minus_x_decodes_to_minus(case: Case) -> bool:
     """-x decodes to minus what x does, where grids and policies are odd (``theory.is_odd``)."""
     if not theory.is_odd(case.fmt):
-        return
+        return False
     _, y = case.encode(case.x)
     _, minus = case.encode(-case.x)
     if not np.array_equal(y, -minus, equal_nan=True):
         raise Mismatch(f"{case.x.tolist()} decodes to {y.tolist()}, -x to {minus.tolist()}")
+    return bool(y.any())
 
 
-def four_times_x_decodes_to_four_times(case: Case) -> None:
+def four_times_x_decodes_to_four_times(case: Case) -> bool:
     """4 x decodes to four times what x does, where no stored scale is near an end of its range."""
     fmt, x = case.fmt, case.moderate
     four = x * np.float32(4)
@@ -219,26 +228,28 @@ def four_times_x_decodes_to_four_times(case: Case) -> None:
     fields = case.fields(first, x), case.fields(second, x)
     sizes = np.abs(y[y != 0])
     if not all(theory.is_in_range(fmt, f) for f in fields) or sizes.min(initial=1) < 2.0**-90:
-        return
+        return False
     if any(not x[tuple(zip(*p, strict=True))].any() for p in oracle.block_places(fmt, *x.shape)):
-        return  # an all-zero block has one scale, whatever it is multiplied by
+        return False  # an all-zero block has one scale, whatever it is multiplied by
     if not np.array_equal(y * np.float32(4), fourfold, equal_nan=True):
         raise Mismatch(f"{x.tolist()} decodes to {y.tolist()}, 4 x to {fourfold.tolist()}")
+    return True
 
 
-def a_zeros_sign_changes_nothing_else(case: Case) -> None:
+def a_zeros_sign_changes_nothing_else(case: Case) -> bool:
     """Zeros never change what their neighbours become, whatever their sign."""
     flipped = np.where(case.x == 0, -case.x, case.x)
     _, one = case.encode(case.x)
     _, two = case.encode(flipped)
     if not np.array_equal(one, two, equal_nan=True):
         raise Mismatch(f"{case.x.tolist()}: the sign of a zero changes the block")
+    return not case.x.all()
 
 
-def rows_are_independent(case: Case) -> None:
+def rows_are_independent(case: Case) -> bool:
     """A row is stored alike alone and among others, where no row shares anything with another."""
     if not theory.rows_stand_alone(case.fmt):
-        return
+        return False
     x = case.x[:1]
     stack = np.concatenate([x, x[:, ::-1], x])
     level = calibrate(case.fmt, stack)
@@ -249,19 +260,21 @@ def rows_are_independent(case: Case) -> None:
             np.array_equal(octets[0], among[name][0]) and np.array_equal(octets[0], among[name][2])
         ):
             raise Mismatch(f"{x.tolist()}: the stream '{name}' depends on other rows")
+    return True
 
 
-def finite_decodes_to_numbers(case: Case) -> None:
+def finite_decodes_to_numbers(case: Case) -> bool:
     """No finite tensor decodes to a NaN."""
     _, y = case.encode(case.x)
     if np.isnan(y).any():
         raise Mismatch(f"{case.x.tolist()}: a finite tensor decodes to {y.tolist()}")
+    return True
 
 
-def a_nan_makes_its_block_nan(case: Case) -> None:
+def a_nan_makes_its_block_nan(case: Case) -> bool:
     """Under ``nan propagate`` the block of a NaN decodes to NaNs, and no other does."""
     if case.fmt.policies.nan != "propagate":
-        return
+        return False
     x = case.x.copy()
     x[-1, x.shape[1] // 2] = np.nan
     compare_with_oracle(case.fmt, case.backend, x, calibrate(case.fmt, x))
@@ -270,14 +283,16 @@ def a_nan_makes_its_block_nan(case: Case) -> None:
         index = tuple(zip(*place, strict=True))
         if not (np.isnan(y[index]) == np.isnan(x[index]).any()).all():
             raise Mismatch(f"{x.tolist()} decodes to {y.tolist()}")
+    return True
 
 
-def streams_have_their_sizes(case: Case) -> None:
+def streams_have_their_sizes(case: Case) -> bool:
     """Every stream has the size that the format alone decides, and bpw counts."""
     streams, _ = case.encode(case.x)
     for name, shape in stream_shapes(case.fmt, *case.x.shape).items():
         if name not in streams or streams[name].shape != shape:
             raise Mismatch(f"{case.x.shape}: the stream '{name}' is not {shape}")
+    return True
 
 
 #: Name -> property.
@@ -297,8 +312,8 @@ PROPERTIES: dict[str, Property] = {
 
 
 def prove(fmt: Format, backend: Backend, prop: Property, examples: int = EXAMPLES) -> int:
-    """Let Hypothesis try to break a property of a format; the number of tensors tried."""
-    tried = 0
+    """Let Hypothesis try to break a property of a format; how many tensors it was about."""
+    about = 0
 
     @settings(
         max_examples=examples,
@@ -310,9 +325,51 @@ def prove(fmt: Format, backend: Backend, prop: Property, examples: int = EXAMPLE
     )
     @given(cases(fmt, backend))
     def attempt(case: Case) -> None:
-        nonlocal tried
-        tried += 1
-        prop(case)
+        nonlocal about
+        about += prop(case)
 
     attempt()
+    return about
+
+
+#: Name -> what holds of a format and a back end on no tensor in particular.
+FIXED: dict[str, Callable[[Format, Backend], int]] = {
+    "text prints and parses back": lambda fmt, _: checks.text_round_trip(fmt),
+    "fields pack and unpack": lambda fmt, _: checks.packing_round_trip(fmt),
+    "stores the declared bits": lambda fmt, _: checks.size_is_declared(fmt),
+    "decode equals exact rationals": checks.decode_is_exact,
+    "ties equal exact rationals": checks.ties_are_exact,
+    "every code comes back": checks.codes_return,
+}
+
+
+def check(fmt: Format, backend: Backend, x: F32 | None, examples: int) -> int:
+    """See ``fmtc.testing.check``."""
+    tried = 0
+    for name, fixed in FIXED.items():
+        with _told(name, fmt):
+            tried += fixed(fmt, backend)
+    for name, prop in PROPERTIES.items():
+        if x is not None:
+            ones = np.ones(x.shape[1], np.float32)
+            tried += check_case(name, Case(fmt, backend, x, x, ones))
+        else:
+            with _told(name, fmt):
+                tried += prove(fmt, backend, prop, examples)
     return tried
+
+
+def check_case(name: str, case: Case) -> int:
+    """One property of one tensor."""
+    with _told(name, case.fmt):
+        return int(PROPERTIES[name](case))
+
+
+@contextmanager
+def _told(name: str, fmt: Format) -> Iterator[None]:
+    """Says of a mismatch which property it breaks and of which format, as text to copy."""
+    try:
+        yield
+    except Mismatch as difference:
+        text = f"{name}: not so on this format:\n\n{fmt.source}\n{difference}"
+        raise Mismatch(text) from None

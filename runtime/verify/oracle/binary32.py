@@ -39,6 +39,11 @@ def divided(a: float, b: float) -> float:
     return quotient or math.copysign(0.0, math.copysign(1.0, a) * math.copysign(1.0, b))
 
 
+def whole(x: float) -> float:
+    """The integer nearest to x, the even one of two."""
+    return float(round(x)) if math.isfinite(x) else x
+
+
 def clipped(x: float) -> float:
     """X, or the largest binary32 number of its sign where it is infinite."""
     return max(-LARGEST, min(LARGEST, x))

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from ....compiler.exact import round_fp32
 from ....compiler.format import Format, Grid
-from .binary32 import clipped, divided, plus
+from .binary32 import clipped, divided, plus, whole
 from .elements import code_of, value_of
 from .scales import (
     Block,
@@ -159,7 +159,8 @@ def _zero(fmt: Format, index: int, scale: float, low: float) -> tuple[int | None
         return None, 0.0
     if zero.kind == "point":
         lowest = float(grid.low)
-        exact = plus(lowest, -divided(low, scale or 1.0))
+        quotient = divided(low, scale or 1.0)
+        exact = plus(lowest, -(whole(quotient) if zero.add == "after" else quotient))
         point = round(Fraction(clipped(exact)))
         point = max(int(grid.low), min(int(grid.high), point))
         return point - int(grid.low), float(point)

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from ....compiler.exact import round_fp32
 from ....compiler.format import Format
-from .binary32 import divided, is_negative, plus, times
+from .binary32 import divided, is_negative, plus, times, whole
 
 #: Under ``compare fp32_reciprocal`` a scale counts as at least this.
 _LEAST_INVERTED = round_fp32(Fraction(1, 10**38))
@@ -74,6 +74,8 @@ def code_of(fmt: Format, index: int, x: float, scale: float, zero: float = 0.0) 
         y = divided(x, scale)
     else:
         y = times(x, divided(1.0, max(scale, _LEAST_INVERTED)))
+    if fmt.zero and fmt.zero.add == "after":
+        y = whole(y)
     y = plus(y, point) if kind == "point" else y
     if fmt.policies.offset is not None:
         return _truncated(fmt, index, plus(y, float(fmt.policies.offset)))

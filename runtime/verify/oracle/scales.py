@@ -176,9 +176,9 @@ def stored_codes(fmt: Format, grid: Grid, asked: Fraction, unit: Fraction) -> li
     # Where no scale keeps the grid in binary32, the block is stored like one of zeros.
     if asked == 0 or first is None or last < first:
         return [scale.zero_block]
-    if scale.underflow == "zero_block" and asked < magnitude(number, first):
-        if not _reaches(number, first, asked, scale.rounding):
-            return [scale.zero_block]
+    lost = asked < magnitude(number, first) and not _reaches(number, first, asked, scale.rounding)
+    if scale.underflow == "zero_block" and lost:
+        return [scale.zero_block]
     code = _between(number, asked, first, last, scale.rounding)
     nudges = [sign * n for n in range(1, scale.search + 1) for sign in (-1, 1)]
     return [code] + [code + n for n in nudges if first <= code + n <= last]
