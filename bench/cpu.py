@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from fmtc import load
 from fmtc.compiler.format import Format
 from fmtc.compiler.kernel import kernel_format
 from fmtc.compiler.reference import TensorLevel, calibrate
-from fmtc.formats import load
 from fmtc.runtime.backend import EngineBackend, ReferenceBackend
 from fmtc.runtime.c_backend import CBackend
 from fmtc.runtime.compile_cache import find_compiler
@@ -162,14 +162,23 @@ def torchao_nvfp4_contenders(x: F32) -> Iterator[Contender]:
     yield Contender("decode", name, lambda: packed.dequantize(torch.float32))
 
 
-def gguf_contenders(x: F32) -> Iterator[Contender]:
-    """gguf-py's NumPy functions for MXFP4."""
-    from gguf import GGMLQuantizationType, quants
+def gguf_contenders(kind: str) -> Callable[[F32], Iterator[Contender]]:
+    """gguf-py's NumPy functions for one of its types; it encodes some of them only."""
 
-    kind = GGMLQuantizationType.MXFP4
-    packed = quants.quantize(x, kind)
-    yield Contender("encode", "gguf MXFP4 (NumPy)", lambda: quants.quantize(x, kind))
-    yield Contender("decode", "gguf MXFP4 (NumPy)", lambda: quants.dequantize(packed, kind))
+    def contenders(x: F32) -> Iterator[Contender]:
+        from gguf import GGMLQuantizationType, quants
+
+        of = GGMLQuantizationType[kind]
+        name = f"gguf {kind} (NumPy)"
+        try:
+            packed = quants.quantize(x, of)
+        except NotImplementedError:
+            packed = load(kind.lower()).quantize(x).streams["records"]
+        else:
+            yield Contender("encode", name, lambda: quants.quantize(x, of))
+        yield Contender("decode", name, lambda: quants.dequantize(packed, of))
+
+    return contenders
 
 
 def ml_dtypes_contenders(x: F32) -> Iterator[Contender]:
@@ -188,9 +197,11 @@ PEERS: dict[str, dict[str, Callable[[F32], Iterator[Contender]]]] = {
     "nf4": {"bitsandbytes NF4": bitsandbytes_contenders},
     "mxfp4": {
         "torchao MXFP4 (eager)": torchao_mx_contenders,
-        "gguf MXFP4 (NumPy)": gguf_contenders,
+        "gguf MXFP4 (NumPy)": gguf_contenders("MXFP4"),
         "ml_dtypes E2M1 cast, no scales": ml_dtypes_contenders,
     },
+    "q4_0": {"gguf Q4_0 (NumPy)": gguf_contenders("Q4_0")},
+    "q4_k": {"gguf Q4_K (NumPy)": gguf_contenders("Q4_K")},
     "nvfp4": {"torchao NVFP4 (eager)": torchao_nvfp4_contenders},
 }
 
@@ -207,6 +218,8 @@ def measure(fmt: Format, x: F32, seconds: float) -> list[Result]:
             results += [Result(fmt.name, task, name, skipped=reason) for task in TASKS[:2]]
     for task in TASKS:
         taking_part = [c for c in contenders if c.task == task]
+        if not any(c.name == OURS for c in taking_part):
+            continue
         speeds = take_turns(taking_part, x.size, seconds)
         ours = speeds[OURS]
         results += [

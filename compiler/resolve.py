@@ -30,9 +30,11 @@ from .combinations import check_inner, check_policies, check_shape
 from .exact import is_fp32, show_number
 from .format import Format, Grid, Policies, Record, Scale, Side, Zero
 from .inherit import Loader, flatten, placed, self_contained
+from .record_clause import resolve_record
 from .report import Report, Settings
 from .scales import Inner, resolve_scale
 from .selects import resolve_select
+from .side_clause import resolve_sides
 from .vocabulary import FORMAT_KNOBS
 from .zeros import check_zero, is_consecutive, resolve_zero
 
@@ -64,6 +66,9 @@ def compile_text(text: str, filename: str = "<text>", loader: Loader | None = No
         compiled = resolve(flat.declaration, report, parsed.damaged, flat.atoms, source)
         for other in flat.others:
             resolve(other, report, parsed.damaged, flat.atoms)
+        if parsed.damaged & {"import", "atom"}:
+            # An atom may be unknown only because its declaration could not be read.
+            report.diagnostics = [d for d in report.diagnostics if d.code != "E0202"]
     if not (parsed.diagnostics or parsed.file.formats):
         only_atoms = bool(parsed.file.atoms)
         report.add(
@@ -109,7 +114,7 @@ def resolve(
     policies = _policies(knobs, grids, report)
     if scale is not None:
         check_policies(scale, policies, knobs, name_span, report)
-    zero = _zero(declaration, grids, atoms, report)
+    zero = _zero(declaration, grids, atoms, report, damaged)
     sound = tuple(grid for grid in grids.values() if grid)
     if scale is not None:
         check_zero(zero, scale, sound, policies, declaration, report)
@@ -142,13 +147,13 @@ def resolve(
     return None if report.diagnostics else replace(fmt, record=record)
 
 
-def _inner(report: Report, atoms: Mapping[str, AtomDecl]) -> Inner:
+def _inner(report: Report, atoms: Mapping[str, AtomDecl], damaged: frozenset[str]) -> Inner:
     """Resolves the body of ``as { ... }``: a format that only stores scales or minima."""
 
     def resolve_body(body: Body, name: str) -> Format | None:
         faults = Report()
         declaration = FormatDecl(Word(name, body.span), None, body.clauses, span=body.span)
-        fmt = resolve(declaration, faults, atoms=atoms)
+        fmt = resolve(declaration, faults, damaged, atoms)
         if fmt is not None:
             check_inner(fmt, declaration, faults)
         report.diagnostics += faults.diagnostics
@@ -180,21 +185,20 @@ def _zero(
     grids: dict[str, Grid | None],
     atoms: Mapping[str, AtomDecl],
     report: Report,
+    damaged: frozenset[str],
 ) -> Zero | None:
     clause = _only(declaration, ZeroDecl, "zero", report)
     first = next((grid for grid in grids.values() if grid), None)
     if clause is None or first is None:
         return None
     bits = (len(first.values) - 1).bit_length()
-    return resolve_zero(clause, bits, _inner(report, atoms), report)
+    return resolve_zero(clause, bits, _inner(report, atoms, damaged), report)
 
 
 def _sides(declaration: FormatDecl, block: int, report: Report) -> tuple[Side, ...]:
     clauses = tuple(c for c in declaration.clauses if isinstance(c, SideDecl))
     if not clauses:
         return ()
-    from .side_clause import resolve_sides
-
     return resolve_sides(clauses, block, report)
 
 
@@ -202,8 +206,6 @@ def _record(declaration: FormatDecl, fmt: Format, report: Report) -> Record | No
     clause = _only(declaration, RecordDecl, "record", report)
     if clause is None:
         return None
-    from .record_clause import resolve_record
-
     return resolve_record(clause, fmt, report)
 
 
@@ -286,7 +288,7 @@ def _scale(
         report.add("E0208", "a second scale clause", extra.span, hint="keep one of them")
     if clauses:
         return resolve_scale(
-            clauses[0], [g for g in grids.values() if g], _inner(report, atoms), report
+            clauses[0], [g for g in grids.values() if g], _inner(report, atoms, damaged), report
         )
     if "scale" not in damaged:
         report.add(

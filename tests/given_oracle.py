@@ -12,8 +12,12 @@ from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 
-from fmtc.compiler.exact import round_fp32
+import numpy as np
+from fmtc.compiler.exact import FP32_MAX, round_fp32
 from fmtc.compiler.format import Format
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
 
 #: The least scale that is inverted under ``compare fp32_reciprocal``.
 FLOOR = round_fp32(Fraction(1, 10**38))
@@ -55,6 +59,25 @@ def value_of(fmt: Format, select: int, code: int, scale: float, zero: float = 0.
     if fmt.zero.kind == "point":
         return times(plus(value, -zero), scale)
     return plus(times(value, scale), zero)
+
+
+def ties_under_every_point(fmt: Format) -> tuple[F32, F32, NDArray[np.uint8]]:
+    """Quotients, zero points and codes of a format that adds its zero point after rounding.
+
+    The scale is 1. A row has its zero point [rows, 1] and all ties k + 1/2 from far below the grid
+    to far above it, their neighbours, and numbers that any step would take past a machine integer.
+    """
+    low, high = int(fmt.grids[0].low), int(fmt.grids[0].high)
+    reach = 2 * (high - low) + 3
+    ties = (np.arange(-reach, reach) + 0.5).astype(np.float32)
+    near = [np.nextafter(ties, np.float32(end)) for end in (np.inf, -np.inf)]
+    powers = np.exp2([-149, -126, *range(20, 34), 62, 63, 64, 127]).astype(np.float32)
+    large = np.concatenate([powers, np.nextafter(powers, np.float32(0)), [FP32_MAX, 0.0]])
+    y = np.concatenate([ties, *near, large, -large]).astype(np.float32)
+    points = np.arange(low, high + 1)[:, None]
+    rounded = [min(max(round(float(number)), -reach), reach) for number in y]
+    codes = np.clip(np.array(rounded) + points, low, high) - low
+    return np.tile(y, (len(points), 1)), points.astype(np.float32), codes.astype(np.uint8)
 
 
 # -- binary32 arithmetic ----------------------------------------------------------------

@@ -13,7 +13,7 @@ from fmtc.compiler.format import Format, Stream
 from fmtc.compiler.packing import pack, unpack
 from fmtc.compiler.reference import TensorLevel, block_scales, calibrate, select_of
 from fmtc.compiler.view import view_of
-from given_oracle import code_of, value_of
+from given_oracle import code_of, ties_under_every_point, value_of
 
 RNG = np.random.default_rng(20260102)
 
@@ -124,6 +124,18 @@ def test_all_midpoints_and_neighbours_get_the_codes_of_exact_rationals(name: str
     cases = given_cases(fmt, scales)
     order = RNG.permutation(len(cases))[: 120 if fmt.code_bits < 7 else 12]
     assert_codes_are_the_oracles(name, [cases[i] for i in order], None)
+
+
+@pytest.mark.parametrize("name", ["point_after", "point_after_reciprocal"])
+def test_a_zero_point_added_after_rounding_counts_on_from_the_even_integer(name: str) -> None:
+    fmt = format_of(name)
+    x, zeros, wanted = ties_under_every_point(fmt)
+    shape = (len(x), blocks_of(fmt, x.shape[1]))
+    given = np.ones(shape, np.float32), None, np.broadcast_to(zeros, shape).astype(np.float32)
+    reference = ReferenceEngine(fmt).encode_given(x, *given)
+    assert np.array_equal(unpacked(fmt, reference, x.shape[1]), wanted)
+    for native in (True, False):
+        assert np.array_equal(backend_of(name, native).encode_given(x, *given), reference)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -181,7 +181,7 @@ def only_zeros(x: F32, mine: Stored, theirs: Stored) -> Mask:
 
 
 def near_the_end(x: F32, mine: Stored, theirs: Stored) -> Mask:
-    return (np.abs(x).max(axis=1) >= 1.5 * 2.0**127) & (theirs.scales == 0)
+    return (np.abs(x).max(axis=1) >= 1.5 * 2.0**127) & (theirs.scales == 255)
 
 
 CAPPED = "whose end would decode past fp32: ours is one step less"
@@ -398,11 +398,11 @@ def by_compressed_tensors(element: str, name: str, bits: int) -> Callable[[], Ou
         scale, zero = helpers.calculate_qparams(low, high, args)
         quantized = kind.quantize(given, scale, zero, args).numpy()
         fmt = load(name)
-        # A scale that is NaN was stored as byte 0.
-        stored = np.nan_to_num(np.log2(scale.numpy()[:, 0].astype(np.float64)) + 127)
+        # Its scales are decoded already: 2^128 is infinite, byte 255.
+        stored = np.minimum(np.log2(scale.numpy()[:, 0].astype(np.float64)) + 127, 255)
         theirs = Stored(stored.astype(np.uint8), codes_of(fmt, quantized))
         causes: Causes = {
-            "at fp32's end, where its sum of absmax and half a step overflows": near_the_end,
+            "at fp32's end, where it rounds absmax up to infinity": near_the_end,
             "with a quotient -0, which it stores as +0": only_zeros,
         }
         return explained(x, ours(fmt, x), theirs, causes)

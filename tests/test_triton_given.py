@@ -18,7 +18,7 @@ from fmtc.compiler.view import view_of
 from fmtc.formats import load, names
 from fmtc.runtime import triton_backend
 from fmtc.runtime.triton_backend import TritonBackend
-from given_oracle import code_of, value_of
+from given_oracle import code_of, ties_under_every_point, value_of
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
@@ -193,6 +193,16 @@ def test_every_element_takes_the_code_of_the_definition(name: str) -> None:
         select, scale, zero = given.of(fmt, row, element)
         want = code_of(fmt, select, float(x[row, element]), scale, zero)
         assert codes[row, element] == want, (float(x[row, element]).hex(), scale, zero, select)
+
+
+@pytest.mark.parametrize("name", ["point_after", "point_after_reciprocal"])
+def test_a_zero_point_added_after_rounding_counts_on_from_the_even_integer(name: str) -> None:
+    fmt = format_of(name)
+    x, zeros, wanted = ties_under_every_point(fmt)
+    shape = (len(x), -(-x.shape[1] // fmt.block))
+    scales, points = np.ones(shape, np.float32), np.broadcast_to(zeros, shape).astype(np.float32)
+    packed = backend_of(name).encode_given(x, scales, None, points)
+    assert (unpack(packed, x.shape[1], fmt.streams[0]) == wanted).all()
 
 
 @pytest.mark.parametrize("name", ADHOC)

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from ....compiler.exact import round_fp32
 from ....compiler.format import Format, Grid
-from .binary32 import clipped, divided, plus, whole
+from .binary32 import clipped, divided, is_negative, plus, whole
 from .elements import code_of, value_of
 from .scales import (
     Block,
@@ -76,7 +76,8 @@ def block_trials(
         return [_broken(fmt, len(block))]
     low, high = _range(fmt, block)
     # Rule range scales RNE32(high - low), which saturates.
-    seen = Block(tuple(map(Fraction, block)), Fraction(clipped(plus(high, -low))))
+    span = Fraction(clipped(plus(high, -low)))
+    seen = Block(tuple(map(Fraction, block)), span, is_negative(block[0]))
     trials = []
     for index, grid in enumerate(fmt.grids):
         for target in fmt.scale.targets or (None,):

@@ -112,10 +112,14 @@ def _between(number: SmallFloat, value: Fraction, first: int, last: int, roundin
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The elements of a block as rules see them: exact, in order."""
+    """The elements of a block as rules see them: exact, in order.
+
+    ``range`` is what rule range scales, ``minus`` whether the first element's sign bit is set.
+    """
 
     elements: tuple[Fraction, ...]
     range: Fraction | None = None
+    minus: bool = False
 
     def most(self, negated: bool) -> Fraction:
         """Max(x, 0) over the block, or max(-x, 0)."""
@@ -139,7 +143,9 @@ def real_scale(
         largest = max(p, n)
         first = next((x for x in block.elements if abs(x) == largest), Fraction(0))
         asked = largest / (target or abs(grid.absmax_end)) / unit
-        return asked, largest > 0 and (first < 0) != (grid.absmax_end < 0)
+        negative = (first < 0 if largest else block.minus) != (grid.absmax_end < 0)
+        # Of a scale that is stored as it is wanted, a zero too has the sign of x* / t*.
+        return asked, negative and (largest > 0 or fmt.scale.codes == "wanted")
     if grid.low >= 0:
         n = Fraction(0)  # a side without grid values does not count
     if rule == "absmax" and target is None:
