@@ -8,8 +8,8 @@ What "surely" rests on:
   arithmetic; ``sinh``, ``cosh``, ``tanh`` and ``normalize`` are composed of these.
 * ``quantile``: a series of positive terms with its remainder bounded, in integers rounded
   outward (see ``normal``).
-* ``lloyd`` and ``lloyd_signed``: not proven. The solution has about 40 digits by the agreement
-  of two quadratures and by its residual, and counts as known to 30 (see ``block_optimal``).
+* ``lloyd`` and ``lloyd_signed``: not proven. The solution has about 13 digits by the agreement
+  of two quadratures, and counts as known to 12 digits (see ``block_optimal``).
 
 mpmath is imported by the first irrational value.
 """

@@ -3,7 +3,8 @@
 compressed-tensors divides, ``fp32(x / scale)``, adds the zero point and rounds; where a scale
 would be 0 it stores 2^-23. torchao multiplies by ``fp32(1 / scale)``, rounds, and only then adds
 the zero point; its scales are at least the ``eps`` that it is given. Both take absmax / 7.5 as the
-symmetric INT4 scale, so that the largest positive number saturates at 7.
+symmetric INT4 scale, so that the largest positive number saturates at 7. GPTQ divides, rounds, and
+then adds the zero point; it is no library, so its arithmetic is said again here.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ FORMATS = {
 }
 #: The words of scales that compressed-tensors does not have: its fp32 scales are rounded to them.
 FP16 = ("int4_asym_g128", "int3_asym_g128")
+#: As compressed-tensors rounds what the recipe rounds as GPTQ does.
+COMPRESSED = {
+    "int4_asym_g128": "int4_asym_g128_compressed_tensors",
+    "int3_asym_g128": "int3_asym_g128, zero point { add before }",
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,12 @@ class Stored:
 
 
 @cache
-def recipe(name: str) -> Format:
-    return load(name)
+def recipe(label: str) -> Format:
+    """A shipped format, or one with changes: ``name, settings``."""
+    name, _, settings = label.partition(", ")
+    if not settings:
+        return load(name)
+    return Format.of(compile_text(f'format changed extends "{name}" {{ {settings} }}'))
 
 
 @cache
@@ -128,22 +138,25 @@ ZERO_BLOCKS = 3
 
 def declare_encoder(name: str, note: str) -> None:
     expected = ZERO_BLOCKS if FORMATS[name][2] else 0
+    label = COMPRESSED.get(name, name)
 
-    @comparison("compressed-tensors", "calculate_qparams, quantize", name, differing=expected)
+    @comparison("compressed-tensors", "calculate_qparams, quantize", label, differing=expected)
     def same_integers() -> Outcome:
         x = numbers(name)
-        unequal = ours(recipe(name), x).unequal(theirs(name, x))
+        unequal = ours(recipe(label), x).unequal(theirs(name, x))
         assert not (unequal & x.any(axis=1)).any()
         return len(x), int(unequal.sum()), note
 
 
 def declare_packed(name: str) -> None:
-    @comparison("compressed-tensors", "pack_to_int32, unpack_from_int32, dequantize", name)
+    label = COMPRESSED.get(name, name)
+
+    @comparison("compressed-tensors", "pack_to_int32, unpack_from_int32, dequantize", label)
     def same_bytes_and_values() -> Outcome:
-        return packed(name)
+        return packed(name, recipe(label))
 
 
-def packed(name: str) -> Outcome:
+def packed(name: str, fmt: Format) -> Outcome:
     """Our codes and zero points are its int32 words, and it reads our bytes to our values."""
     torch = peer_module("torch")
     bits, _, zero, _, _ = FORMATS[name]
@@ -155,7 +168,7 @@ def packed(name: str) -> Outcome:
     from compressed_tensors.quantization.lifecycle.forward import dequantize
 
     x = numbers(name)[:-ZERO_BLOCKS]
-    fmt, yours = recipe(name), theirs(name, x)
+    yours = theirs(name, x)
     streams = stored(fmt, x)
     words = pack_to_int32(torch.from_numpy(yours.codes.astype(np.int8)), bits)
     different = words.numpy().view(np.uint8) != streams["codes"]
@@ -261,16 +274,13 @@ for each in FORMATS:
 EPS = "scale fp32 { min 2^-126  zero_block 2^-126 }  compare fp32_reciprocal"
 
 
-@cache
-def variant(name: str, settings: str) -> Format:
-    return Format.of(compile_text(f'format torchao extends "{name}" {{ {settings} }}'))
-
-
 def declare_symmetric(name: str) -> None:
-    @comparison("torchao", "quantize_affine(SYMMETRIC)", f"{name}, {EPS}")
+    label = f"{name}, {EPS}"
+
+    @comparison("torchao", "quantize_affine(SYMMETRIC)", label)
     def symmetric() -> Outcome:
         x, bits = numbers(name), FORMATS[name][0]
-        found = ours(variant(name, EPS), x)
+        found = ours(recipe(label), x)
         note = "the recipe with torchao's reciprocal and eps: codes and scales"
         return len(x), int(found.unequal(by_torchao(x, bits, "SYMMETRIC")).sum()), note
 
@@ -279,24 +289,48 @@ for each in ("int4_sym_g32", "int4_sym_g128", "int3_sym_g128", "int8_sym_row"):
     declare_symmetric(each)
 
 
-@comparison("torchao", "quantize_affine(ASYMMETRIC)", f"int8_asym_row, {EPS}", differing=288)
-def asymmetric() -> Outcome:
-    """torchao rounds, then adds the zero point; the format adds, then rounds."""
-    x = numbers("int8_asym_row")
-    found, wanted = ours(variant("int8_asym_row", EPS), x), by_torchao(x, 8, "ASYMMETRIC")
-    assert found.scales.tobytes() == wanted.scales.tobytes()
-    one, zeros = np.float32(1), found.zeros.astype(np.float32)
-    quotients = x * (one / found.scales)
-    before = np.rint(quotients + zeros).clip(-128, 127)
-    after = (np.rint(quotients) + zeros).clip(-128, 127)
-    same = (found.zeros == wanted.zeros)[:, 0]
-    assert np.array_equal(found.codes, before)
-    assert np.array_equal(wanted.codes[same], after[same])
-    assert (np.abs(found.zeros - wanted.zeros) <= 1).all()
-    unequal = found.unequal(wanted)
-    assert np.array_equal(unequal, ~same | (before != after).any(axis=1))
-    note = "ties: torchao rounds the quotient, then adds the zero point; the format adds first"
-    return len(x), int(unequal.sum()), note
+def declare_asymmetric(name: str, label: str, note: str) -> None:
+    @comparison("torchao", "quantize_affine(ASYMMETRIC)", label)
+    def asymmetric() -> Outcome:
+        x, bits = numbers(name), FORMATS[name][0]
+        unequal = ours(recipe(label), x).unequal(by_torchao(x, bits, "ASYMMETRIC"))
+        return len(x), int(unequal.sum()), note
+
+
+WITH_POINTS = "codes, scales and zero points"
+declare_asymmetric("int8_asym_row", "int8_asym_row_torchao", WITH_POINTS)
+for each in FP16:
+    settings = EPS.replace("fp32 {", "fp32 { codes stored ")
+    changed = f"the recipe with torchao's fp32 scales, reciprocal and eps: {WITH_POINTS}"
+    declare_asymmetric(each, f"{each}, {settings}", changed)
+
+
+# -- GPTQ -------------------------------------------------------------------------------------
+
+
+def by_gptq(x: F32, bits: int) -> Stored:
+    """What GPTQ's quantizer does with rows that are not all zero (arXiv:2210.17323, quant.py).
+
+    It rounds the quotient of every element, and that of the least one for the zero point.
+    """
+    last, nothing = np.float32(2**bits - 1), np.float32(0)
+    low = np.minimum(x.min(axis=1, keepdims=True), nothing)
+    high = np.maximum(x.max(axis=1, keepdims=True), nothing)
+    scales = (high - low) / last
+    zeros = np.rint(-low / scales)
+    codes = np.clip(np.rint(x / scales) + zeros, nothing, last)
+    middle = np.int16(2 ** (bits - 1))
+    counted = (part.astype(np.int16) - middle for part in (codes, zeros))
+    return Stored(next(counted), scales.astype(np.float16), next(counted))
+
+
+@pytest.mark.parametrize("name", FP16)
+def test_groups_have_the_codes_scales_and_zero_points_of_gptq(name: str) -> None:
+    x = numbers(name)[:-ZERO_BLOCKS]
+    wanted = by_gptq(x, FORMATS[name][0])
+    assert not ours(recipe(name), x).unequal(wanted).any()
+    # The same numbers tell the two orders of rounding apart.
+    assert ours(recipe(COMPRESSED[name]), x).unequal(wanted).any()
 
 
 def test_rows_of_the_widest_format_reach_every_code() -> None:

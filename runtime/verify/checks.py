@@ -236,10 +236,13 @@ def codes_return(fmt: Format, backend: Backend) -> int:
         for code in np.flatnonzero(known[0]).tolist():
             back = int(again[0, code])
             minus = code == grid.negative_zero, back == grid.negative_zero
+            dropped = fmt.policies.negative_zero == "drop"
             twin = grid.values[back] == grid.values[code] and (
-                minus[0] == minus[1] or fmt.policies.negative_zero == "drop" or fmt.zero is not None
+                minus[0] == minus[1] or dropped or fmt.zero is not None
             )
-            if not twin and not _is_blurred(fmt, given.select, code):
+            # A -0 that is dropped comes back only where the grid has another zero.
+            lost = minus[0] and dropped and sum(v == 0 for v in grid.values) == 1
+            if not (twin or lost or _is_blurred(fmt, given.select, code)):
                 raise Mismatch(
                     f"code {code} of grid {given.select} decodes to {values[0, code]!r} under the "
                     f"scale {float(given.scales[0, 0])!r}, which encodes to code {back}"

@@ -116,10 +116,21 @@ def dequantized_comes_back(case: Case) -> bool:
         same = all(one[name][r][c] == two[name][r][c] for name in own)
         if not same and _asks_again(fmt, one, level, y, place, (r, c)):
             raise Mismatch(f"block {number} of {y.tolist()}, dequantized, gets another scale")
-        if same and any(one["codes"][i][j] != two["codes"][i][j] for i, j in place):
+        if same and any(not _alike(fmt, one, two, (r, c), at) for at in place):
             raise Mismatch(f"block {number} of {y.tolist()}, dequantized, gets other codes")
         said = said or same
     return said
+
+
+def _alike(
+    fmt: Format, one: oracle.Fields, two: oracle.Fields, block: tuple[int, int], at: tuple[int, int]
+) -> bool:
+    """Whether two codes are the same; under a minimum, which hides the sign of a zero, mean it."""
+    a, b = (fields["codes"][at[0]][at[1]] for fields in (one, two))
+    if a == b or fmt.zero is None:
+        return a == b
+    values = fmt.grids[oracle.select_at(fmt, one, *block)].values
+    return values[a] == values[b]
 
 
 def _columns(fmt: Format, length: int) -> int:
