@@ -50,7 +50,9 @@ lint: setup ## ruff and mypy, both strict
 
 golden: setup ## rewrite the golden files of the tests, to be reviewed like code
 	$(BIN)/python tests/regenerate.py
-	FMTC_REGEN=1 $(BIN)/python -m pytest -q tests/test_errors.py tests/test_dsl_errors.py
+	FMTC_REGEN=1 $(BIN)/python -m pytest -q tests/test_errors.py tests/test_dsl_errors.py \
+	  tests/test_import_files.py tests/test_transforms.py -k 'beside or report'
+	FMTC_REGEN=1 $(BIN)/python -m pytest -q tests/test_compatibility_table.py
 
 format: setup ## let ruff rewrite the sources, and fmtc the .fmt files
 	$(BIN)/ruff check --fix .

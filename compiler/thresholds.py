@@ -58,10 +58,9 @@ def side_thresholds(
     scale = view.scale
     table = np.full((2, max(0, len(scale.ranks) - 1)), np.inf, np.float32)
     if scale.ranks:
-        inclusive = np.array((scale.first_tie_up, *scale.ties_up), dtype=np.bool_)
         for side, divisor in enumerate((positive_divisor, negative_divisor)):
             if divisor != 0:
-                table[side] = _scaled(view.format, divisor, multiplier, inclusive)
+                table[side] = _scaled(view.format, divisor, multiplier)
         # A scale under which the grid's end leaves binary32 is never chosen: blocks saturate.
         table[:, ~_decodes_finitely(view, g, multiplier)] = np.inf
     return table
@@ -77,7 +76,11 @@ def _decodes_finitely(view: View, g: int, multiplier: float) -> NDArray[np.bool_
     return np.isfinite(ends)
 
 
-def _scaled(fmt: Format, divisor: Fraction, multiplier: float, inclusive: NDArray[np.bool_]) -> F32:
+@lru_cache(maxsize=64)
+def _scaled(fmt: Format, divisor: Fraction, multiplier: float) -> F32:
+    """One side's thresholds, kept: every trial of every strip of a tensor asks for the same."""
+    scale = view_of(fmt).scale
+    inclusive = np.array((scale.first_tie_up, *scale.ties_up), dtype=np.bool_)
     exact, wide = _products(fmt, divisor)
     if wide is not None:
         return round_down_fp32(wide * multiplier, inclusive)

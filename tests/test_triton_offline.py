@@ -103,6 +103,14 @@ def test_every_policy_compiles_with_exact_arithmetic(name: str) -> None:
         assert_exact_arithmetic(report)
 
 
+def test_a_quotient_is_rounded_by_two_sums_that_no_compiler_folds() -> None:
+    ptx = reports("point_after", 90)["encode_given_kernel"].ptx.upper()
+    up, down = (f"0F{struct.pack('>f', sign * 1.5 * 2**23).hex().upper()}" for sign in (1, -1))
+    sums = re.findall(rf"ADD\.(?:RN\.)?F32\s+\S+ \S+ ({up}|{down});", ptx)
+    assert sums.count(up) == sums.count(down) > 0
+    assert set(re.findall(r"0F4A800000|0FCA800000", ptx)) == {"0F4A800000", "0FCA800000"}  # +-2^22
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_midpoints_reach_the_machine_code_in_binary64(name: str) -> None:
     plan = plan_of(view_of(load(name)))

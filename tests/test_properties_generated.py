@@ -1,0 +1,165 @@
+"""Formats that nobody wrote by hand: every property, on every back end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fmtc import BackendUnavailable, compile_text
+from fmtc.compiler.format import Format
+from fmtc.runtime.backend import Backend, ReferenceBackend
+from fmtc.runtime.choose import backend_for
+from fmtc.runtime.verify import checks, generate, properties
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+GENERATED = settings(
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    max_examples=10,
+    suppress_health_check=list(HealthCheck),
+)
+MANY = settings(GENERATED, max_examples=60, derandomize=False)
+KINDS = pytest.mark.parametrize("kind", generate.KINDS)
+
+
+def try_a_format(data: st.DataObject, kind: str, examples: int = 1) -> None:
+    """Everything that holds of a format, on the reference."""
+    fmt = compile_text(data.draw(generate.formats((kind,))))
+    backend = ReferenceBackend(fmt)
+    properties.check_fixed(fmt, backend, quick=True)
+    for _ in range(examples):
+        case = data.draw(properties.cases(fmt, backend))
+        for name in properties.PROPERTIES:
+            properties.check_case(name, case)
+
+
+@KINDS
+@GENERATED
+@given(data=st.data())
+def test_a_generated_format_has_every_property(data: st.DataObject, kind: str) -> None:
+    try_a_format(data, kind)
+
+
+@pytest.mark.slow
+@KINDS
+@MANY
+@given(data=st.data())
+def test_hundreds_of_generated_formats_have_every_property(data: st.DataObject, kind: str) -> None:
+    try_a_format(data, kind, examples=3)
+
+
+# -- back ends against the reference --------------------------------------------------------
+
+
+def made(fmt: Format, name: str) -> Backend | None:
+    """The back end, or None where it cannot express the format."""
+    try:
+        return backend_for(fmt, name)
+    except BackendUnavailable as reason:
+        if "triton:" not in str(reason):
+            pytest.skip(f"skipped: {reason}")
+        return None
+
+
+def compare_backends(data: st.DataObject, kind: str, name: str) -> None:
+    """A back end stores the reference's bytes and reads its bits, on a generated format."""
+    fmt = compile_text(data.draw(generate.formats((kind,))))
+    backend = made(fmt, name)
+    if backend is None:
+        return
+    checks.decode_is_exact(fmt, backend, 60)
+    checks.ties_are_exact(fmt, backend, 300)
+    case = data.draw(properties.cases(fmt, backend))
+    for x in (case.x, case.moderate):
+        weights = case.weights if x is case.x else None
+        checks.encode_agrees(fmt, backend, x, checks.calibrate(fmt, x), weights)
+
+
+@KINDS
+@settings(GENERATED, max_examples=4, phases=[Phase.generate])
+@given(data=st.data())
+def test_c_stores_the_references_bytes_of_a_generated_format(
+    data: st.DataObject, kind: str
+) -> None:
+    compare_backends(data, kind, "c")
+
+
+@pytest.mark.parametrize("kind", ["plain", "tried", "zero"])
+@settings(GENERATED, max_examples=1, phases=[Phase.generate])
+@given(data=st.data())
+def test_triton_stores_the_references_bytes_of_a_generated_format(
+    data: st.DataObject, kind: str
+) -> None:
+    compare_backends(data, kind, "triton")
+
+
+@pytest.mark.slow
+@KINDS
+@settings(MANY, max_examples=50)
+@given(data=st.data())
+def test_c_stores_the_references_bytes_of_hundreds_of_formats(
+    data: st.DataObject, kind: str
+) -> None:
+    compare_backends(data, kind, "c")
+
+
+@pytest.mark.slow
+@KINDS
+@settings(MANY, max_examples=8)
+@given(data=st.data())
+def test_triton_stores_the_references_bytes_of_many_formats(data: st.DataObject, kind: str) -> None:
+    compare_backends(data, kind, "triton")
+
+
+# -- the properties have something to say ---------------------------------------------------
+
+
+def test_no_property_is_empty_and_no_part_of_the_language_left_out() -> None:
+    seen: set[str] = set()
+    about: dict[str, int] = dict.fromkeys(properties.PROPERTIES, 0)
+
+    @settings(GENERATED, max_examples=50, phases=[Phase.generate])
+    @given(generate.formats())
+    def collect(text: str) -> None:
+        seen.update(parts(compile_text(text)))
+
+    @settings(GENERATED, max_examples=12, phases=[Phase.generate])
+    @given(st.data())
+    def count(data: st.DataObject) -> None:
+        fmt = compile_text(data.draw(generate.formats()))
+        case = data.draw(properties.cases(fmt, ReferenceBackend(fmt)))
+        for name, prop in properties.PROPERTIES.items():
+            about[name] += prop(case)
+
+    collect()
+    count()
+    assert seen >= {
+        *("absmax", "argmax", "range", "row", "tensor", "tile", "record", "opq", "wr"),
+        *("point", "minimum", "stored", "wanted", "targets", "search", "signs both"),
+        *("1 grids", "2 grids", "scale.meta", "field", "codebook", "int", "high_first"),
+        *("even", "up", "down", "fp32_quotient", "fp32_reciprocal", "offset", "weighted"),
+    }
+    assert [name for name, cases in about.items() if not cases] == []
+
+
+def parts(fmt: Format) -> set[str]:
+    """What of the language a format uses."""
+    scale, policies = fmt.scale, fmt.policies
+    found: set[Any] = {scale.rule, scale.rounding, fmt.extent, fmt.select.place, fmt.order}
+    found |= {f"{len(fmt.grids)} grids", policies.compare, policies.tie, policies.error}
+    found |= {grid.atom.split()[0] for grid in fmt.grids} | {side.kind for side in fmt.sides}
+    flags = {
+        "tile": fmt.tile > 1,
+        "record": fmt.record is not None,
+        "stored": scale.stored is not None,
+        "wanted": scale.codes == "wanted",
+        "targets": len(scale.targets) > 1,
+        "search": scale.search > 0,
+        "signs both": scale.both_signs,
+        "offset": policies.offset is not None,
+    }
+    found |= {name for name, used in flags.items() if used}
+    return found | ({fmt.zero.kind} if fmt.zero else set())
