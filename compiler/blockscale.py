@@ -100,13 +100,13 @@ def _table_magnitude(
 def block_range(zero: Zero | None, peaks: Peaks) -> tuple[F32, F32]:
     """The ends of the range that a block's codes span under rule ``range``.
 
-    A zero point and a minimum that is never negative need zero inside. An end that is zero is +0:
-    which of several zeros is the least one would depend on the machine.
+    A zero point and a minimum that is never negative need zero inside.
     """
-    low, high = peaks.low + np.float32(0), peaks.high + np.float32(0)
     if zero is not None and zero.kind == "minimum" and not zero.negated:
-        return low, high
-    return np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+        return peaks.low, peaks.high
+    # An end that is zero is +0: the sign of the least of several zeros depends on the machine.
+    low, high = np.minimum(peaks.low, np.float32(0)), np.maximum(peaks.high, np.float32(0))
+    return low + np.float32(0), high + np.float32(0)
 
 
 def zero_points(view: View, index: int, scales: F32, low: F32) -> F32:

@@ -31,7 +31,7 @@ def datasheet(fmt: Format) -> dict[str, Any]:
             "positions": list(fmt.select.positions),
         },
         "zero": None if fmt.zero is None else _zero(fmt.zero),
-        "sides": [_side(side) for side in fmt.sides],
+        "sides": [_side(side, fmt.block) for side in fmt.sides],
         "record": None if fmt.record is None else _record(fmt.record),
         "streams": _streams(fmt),
         "choices": [
@@ -160,8 +160,8 @@ def _stored(owner: Scale | Zero) -> dict[str, Any] | None:
     }
 
 
-def _side(side: Side) -> dict[str, Any]:
-    return {"kind": side.kind, "value": side.value.name, "bpw": float(side.bpw())}
+def _side(side: Side, block: int) -> dict[str, Any]:
+    return {"kind": side.kind, "value": side.value.name, "bpw": float(side.bpw(block))}
 
 
 def _record(record: Record) -> dict[str, Any]:

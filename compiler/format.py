@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from .floats import SmallFloat
 from .hosts import Hosting, find_hosting
@@ -185,12 +184,11 @@ class Side:
     threshold: Fraction | None = None
     fraction: Fraction | None = None
 
-    def bpw(self) -> Fraction:
+    def bpw(self, block: int) -> Fraction:
         """Bits per weight: of ``wr`` what is stored, of ``opq`` what Gaussian blocks need."""
         share = self.fraction
         if share is None:
-            outside = math.erfc(float(self.threshold or 0) / math.sqrt(2))
-            share = Fraction(outside).limit_denominator(10**9)
+            share = _gaussian_outliers(float(self.threshold or 0), block)
         return share * (16 + self.value.container) + Fraction(32, self.segment)
 
 
@@ -329,7 +327,7 @@ class Format:
         dense = sum((s.bits * self._share(s.per) for s in self.streams), Fraction(0))
         inner = [self.scale.stored, self.zero.stored if self.zero else None]
         dense += sum((f.exact_bpw * self._share("block") for f in inner if f), Fraction(0))
-        return dense + sum((side.bpw() for side in self.sides), Fraction(0))
+        return dense + sum((side.bpw(self.block) for side in self.sides), Fraction(0))
 
     def _share(self, per: str) -> Fraction:
         """Of one item ``per`` element or block: how many there are for an element."""
@@ -415,6 +413,21 @@ class Format:
 
     def __hash__(self) -> int:
         return hash(self.content_hash)
+
+
+@lru_cache(maxsize=64)
+def _gaussian_outliers(threshold: float, block: int) -> Fraction:
+    """The share of Gaussian elements beyond ``threshold`` deviations of their own block.
+
+    x^2 / (sum of squares) of a block of g has the distribution Beta(1/2, (g - 1) / 2).
+    """
+    reach = threshold * threshold / block
+    if block == 1 or reach >= 1:
+        return Fraction(0)
+    from mpmath import betainc
+
+    inside = betainc(0.5, (block - 1) / 2, 0, reach, regularized=True)
+    return Fraction(float(1 - inside)).limit_denominator(10**9)
 
 
 def _plain(value: object) -> object:

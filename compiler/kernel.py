@@ -36,7 +36,7 @@ def kernel_format(fmt: Format) -> Format:
     return replace(
         dense,
         scale=_fp32_scale("absmax"),
-        select=Select(fmt.select.bits, "field") if fmt.select.bits else Select(),
+        select=_beside(fmt.select),
         policies=replace(fmt.policies, nan="error", error="squared"),
         extent="block",
         tile=1,
@@ -55,7 +55,13 @@ def wanted_format(fmt: Format) -> Format:
     if is_fp32_word(scale.word):
         fp32 = replace(fp32, minimum=scale.minimum)
     fp32 = replace(fp32, targets=scale.targets, both_signs=scale.both_signs, codes=scale.codes)
-    return replace(dense, scale=fp32)
+    # Select bits of the stored word have no place in the fp32 number before it.
+    return replace(dense, scale=fp32, select=_beside(dense.select))
+
+
+def _beside(select: Select) -> Select:
+    """The index of a block's grid as a field, wherever it is stored in the end."""
+    return Select(select.bits, "field") if select.bits else Select()
 
 
 def _fp32_scale(rule: str) -> Scale:

@@ -199,7 +199,7 @@ def test_every_choice_is_shown_as_said_or_defaulted(owner: str, key: str) -> Non
     ("old", "new"),
     [
         ("block  16", "block  17"),
-        ("0.50906", "0.50907"),
+        ("target 1 ", "target 2 "),
         ("e4m3", "e5m2"),
         ("e4m3", "s1e4m3 { bias 6 }"),
         ("0: nf4, 1: partner", "0: partner, 1: nf4"),

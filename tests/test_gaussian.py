@@ -43,7 +43,6 @@ POINTS = {
     "iq4_nl": 5.600,
     "nf4_sh4": 4.797,
     "po2_nf4": 4.636,
-    "po2_nf4_target1": 4.636,
     "pair_16": 4.458,
     "two_free_argmax": 4.217,
 }
@@ -167,9 +166,11 @@ def test_a_shipped_format_errs_less_than_its_plainer_neighbour(name: str, better
 def alone(pair: str, grid: int, block: int = 16) -> Format:
     """One grid of a shipped pair by itself."""
     own = load(pair).grids[grid]
+    targets = load(pair).scale.targets
+    target = f"target {targets[0]}" if targets else ""
     values = ", ".join(f"{v.numerator}/{v.denominator}" for v in own.values if v is not None)
     return variant(
-        f"format one {{ block {block}  grid g = codebook 4 {{ {values} }}  scale fp32 {{}} }}"
+        f"format one {{ block {block}  grid g = codebook 4 {{ {values} }}  scale fp32 {{ {target} }} }}"
     )
 
 

@@ -42,7 +42,7 @@ FORMATS = {
 FP16 = ("int4_asym_g128", "int3_asym_g128")
 #: As compressed-tensors rounds what the recipe rounds as GPTQ does.
 COMPRESSED = {
-    "int4_asym_g128": "int4_asym_g128_compressed_tensors",
+    "int4_asym_g128": "int4_asym_compressed_tensors",
     "int3_asym_g128": "int3_asym_g128, zero point { add before }",
 }
 

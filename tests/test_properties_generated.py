@@ -121,7 +121,7 @@ def test_no_property_is_empty_and_no_part_of_the_language_left_out() -> None:
     seen: set[str] = set()
     about: dict[str, int] = dict.fromkeys(properties.PROPERTIES, 0)
 
-    @settings(GENERATED, max_examples=50, phases=[Phase.generate])
+    @settings(GENERATED, max_examples=100, phases=[Phase.generate])
     @given(generate.formats())
     def collect(text: str) -> None:
         seen.update(parts(compile_text(text)))

@@ -81,7 +81,7 @@ def size_is_declared(fmt: Format) -> int:
     else:
         counted = ["codes"]
     count = sum(shapes[name][0] * shapes[name][1] for name in counted)
-    declared = fmt.exact_bpw - sum((side.bpw() for side in fmt.sides), Fraction(0))
+    declared = fmt.exact_bpw - sum((side.bpw(fmt.block) for side in fmt.sides), Fraction(0))
     if Fraction(8 * count, rows * length) != declared:
         raise Mismatch(
             f"a tensor of {rows} x {length} stores {count} bytes, declared are {declared} bits "

@@ -94,14 +94,15 @@ def format_texts(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> str:
     wish = _Wish(kind, count, grids.mirrors, grids.floats, select, zero, extent)
     scale = draw(_scales(wish))
     clauses = [f"grid g{i} = {text}" for i, text in enumerate(grids.texts)]
-    clauses += [scale.text, draw(_zeros(wish)), _select_clause(wish)]
+    policies = draw(_policies(grids.consecutive, scale.nan, kind))
+    clauses += [scale.text, draw(_zeros(wish, _rounds_alone(policies))), _select_clause(wish)]
     block = {"row": "row", "tensor": "tensor"}.get(extent) or str(draw(st.sampled_from(_BLOCKS)))
     if kind == "record":
         block = draw(st.sampled_from(["4", "8", "2", "16"]))
     clauses.append(f"block {block}")
     if extent == "tile":
         clauses.append(f"tile {draw(st.integers(2, 3))}")
-    clauses += draw(_policies(grids.consecutive, scale.nan, kind))
+    clauses += policies
     if kind == "side":
         clauses += draw(_sides())
     text = _written(clauses)
@@ -274,17 +275,25 @@ def _bodies(draw: st.DrawFn, depth: int = 0) -> str:
 
 
 @st.composite
-def _zeros(draw: st.DrawFn, wish: _Wish) -> str:
+def _zeros(draw: st.DrawFn, wish: _Wish, rounds_alone: bool) -> str:
     if not wish.zero:
         return ""
     if wish.zero == "point":
-        return "zero point" + draw(st.sampled_from(["", "", " { bits 8 }", " { bits 11 }"]))
+        said = [draw(st.sampled_from(["", "", "bits 8", "bits 11"]))]
+        said.append(draw(st.sampled_from(["", "add after"])) if rounds_alone else "")
+        return f"zero point {_braces(said)}"
     said = [draw(st.sampled_from(["", "sign negated"]))]
     if wish.extent != "tensor" and draw(st.integers(0, 3)) == 3:
         said += draw(_around(wish))
         return f"zero minimum {_braces(said)} as {draw(_bodies())}"
     said.append(draw(st.sampled_from(["", "word fp16", "word bf16"])))
     return f"zero minimum {_braces(said)}"
+
+
+def _rounds_alone(policies: list[str]) -> bool:
+    """Whether there is a quotient that is rounded to even: a zero point may be added after."""
+    said = {policy.partition(" ")[0] for policy in policies}
+    return "compare" in said and not said & {"tie", "offset"}
 
 
 def _select_clause(wish: _Wish) -> str:

@@ -78,6 +78,8 @@ def block_trials(
     # Rule range scales RNE32(high - low), which saturates.
     span = Fraction(clipped(plus(high, -low)))
     seen = Block(tuple(map(Fraction, block)), span, is_negative(block[0]))
+    # Which of several zeros is the least element is not said: either will do.
+    twins = low == 0 and any(x == 0 and is_negative(x) for x in block) and _is_kept(fmt)
     trials = []
     for index, grid in enumerate(fmt.grids):
         for target in fmt.scale.targets or (None,):
@@ -85,6 +87,8 @@ def block_trials(
                 asked, negative = real_scale(fmt, grid, target, mirrored, seen, unit)
                 for word, scale in _scales(fmt, grid, index, asked, negative, unit):
                     trials.append(_trial(fmt, index, block, word, scale, low, weights))
+                    if twins:
+                        trials.append(_trial(fmt, index, block, word, scale, -0.0, weights))
     return trials
 
 
@@ -98,9 +102,11 @@ def near_best(trials: Sequence[Trial]) -> list[Trial]:
 def _range(fmt: Format, block: Sequence[float]) -> tuple[float, float]:
     """Lo and hi of the table of zeros; a -0 counts as +0."""
     low, high = min(block) + 0.0, max(block) + 0.0
-    if fmt.zero is not None and fmt.zero.kind == "minimum" and not fmt.zero.negated:
-        return low, high
-    return min(low, 0.0), max(high, 0.0)
+    return (low, high) if _is_kept(fmt) else (min(low, 0.0), max(high, 0.0))
+
+
+def _is_kept(fmt: Format) -> bool:
+    return fmt.zero is not None and fmt.zero.kind == "minimum" and not fmt.zero.negated
 
 
 def _scales(
@@ -166,7 +172,7 @@ def _zero(fmt: Format, index: int, scale: float, low: float) -> tuple[int | None
         point = max(int(grid.low), min(int(grid.high), point))
         return point - int(grid.low), float(point)
     sign = -1.0 if zero.negated else 1.0
-    wanted = low * sign + 0.0
+    wanted = -low + 0.0 if zero.negated else low
     if zero.word is None:
         return None, low
     word = nearest_word(zero.word, wanted)

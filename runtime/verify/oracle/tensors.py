@@ -180,8 +180,9 @@ def _choose(
         if trial.word is not None:
             same = same and [seen["codes"][i][j] for i, j in place] == list(trial.codes)
         if same:
-            alike = {t.scale for t in trials if t.select == trial.select}
-            if trial.word is None and len(alike) > 1:
+            alike = {(t.scale, t.zero) for t in trials if t.select == trial.select}
+            hidden = trial.word is None or (fmt.zero is not None and trial.zero_word is None)
+            if hidden and len(alike) > 1:
                 raise Undecided
             return trial
     return trials[0]
