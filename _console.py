@@ -160,18 +160,28 @@ def _words(sheet: dict[str, Any]) -> None:
     scale, select, zero = sheet["scale"], sheet["select"], sheet["zero"]
     tile = f"{sheet['tile']} x " if sheet["tile"] > 1 else ""
     unit = f"block of {tile}{sheet['block']}" if sheet["extent"] == "block" else sheet["extent"]
+    word = f"{scale['container']}-bit scale word"
     click.echo(
         f"{sheet['bpw']:g} bits per weight: {sheet['code_bits']}-bit codes, "
-        f"{scale['container']}-bit scale word a {unit}"
+        f"{'a stored fp32 scale' if scale['stored'] else word} a {unit}"
         + (f", {select['bits']}-bit select field" if select["place"] == "field" else "")
     )
-    click.echo(f"scale word {scale['word']}: {scale['diagram']}  (most significant bit first)")
     if scale["stored"]:
-        click.echo(f"  of which is stored: {_stored(scale['stored'])}")
+        click.echo(f"scale {scale['word']}, of which is stored: {_stored(scale['stored'])}")
+    else:
+        click.echo(f"scale word {scale['word']}: {scale['diagram']}  (most significant bit first)")
+        click.echo(
+            f"  bias {scale['bias']}, top {scale['top']}, subnormals "
+            f"{'on' if scale['subnormals'] else 'off'}; "
+            f"{scale['smallest_normal']:g} to {scale['largest']:g} are normal"
+        )
     if select["bits"]:
-        click.echo(f"select: {select['bits']} bit at {select['place']} (u)")
+        plural = "s" * (select["bits"] > 1)
+        mark = " (u)" if select["positions"] else ""
+        click.echo(f"select: {select['bits']} bit{plural} at {select['place']}{mark}")
     if zero:
-        word = _stored(zero["stored"]) if zero["stored"] else f"{zero['bits']} bits"
+        plain = f"{zero['word']}, " * bool(zero["word"]) + f"{zero['bits']} bits"
+        word = _stored(zero["stored"]) if zero["stored"] else plain
         click.echo(f"zero {zero['kind']}: {word}{', negated' * zero['negated']}")
     for side in sheet["sides"]:
         click.echo(f"side {side['kind']}: {side['value']}, {side['bpw']:.3g} bits per weight")

@@ -43,7 +43,14 @@ def formats(kinds: Sequence[str] = KINDS) -> st.SearchStrategy[Format]:
     Args:
         kinds: of formats, some of ``KINDS``.
     """
-    return format_texts(kinds).map(lambda text: Format.of(compile_text(text)))
+    return format_texts(kinds).map(lambda text: _Drawn.of(compile_text(text)))
+
+
+class _Drawn(Format):
+    """A drawn format: Hypothesis shows it as the text that it was compiled from."""
+
+    def __repr__(self) -> str:
+        return f'fmtc.compile_text("""{self.source}""")'
 
 
 def check(

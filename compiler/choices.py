@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ..dsl.ast import FormatDecl, ScaleDecl, Setting, SideDecl, ZeroDecl
+from ..dsl.ast import Clause, ScaleDecl, Setting, SideDecl, ZeroDecl
 from ..dsl.parser import parse
 from .exact import show_number
 from .format import Format, Scale, Side, Zero
@@ -31,13 +32,23 @@ class Choice:
     meaning: str
 
 
+#: Settings that only a whole format has; one that stores scales or minima has their defaults.
+_OUTER = {"tile", "promote", "nan", "inf", "scale.tensor", "scale.aim", "scale.shift"}
+
+
 def choices(fmt: Format) -> tuple[Choice, ...]:
     """The knobs of the format, then as ``scale.rule`` those of its scale, zero and sides.
 
-    ``use`` and ``check`` choose nothing and are left out.
+    Those of a format that scales or minima are stored in stand behind it as ``scales.block``,
+    ``scales.scale.rule`` and so on. ``use`` and ``check`` choose nothing and are left out.
     """
-    said = _said(parse(fmt.source).formats[0])
-    found = list(_choices("", _format(fmt), FORMAT_KNOBS, said))
+    return tuple(_of(fmt, parse(fmt.source).formats[0].clauses, ""))
+
+
+def _of(fmt: Format, clauses: Sequence[Clause], prefix: str) -> list[Choice]:
+    """The knobs of a format, or of one inside another, whose names begin with ``prefix``."""
+    said = _said(clauses)
+    found = _choices("", _format(fmt), FORMAT_KNOBS, said)
     stored = STORED_KNOBS if fmt.scale.stored else {}
     found += _choices("scale.", _scale(fmt.scale), SCALE_KNOBS | stored, said)
     if fmt.zero is not None:
@@ -47,7 +58,13 @@ def choices(fmt: Format) -> tuple[Choice, ...]:
     for side in fmt.sides:
         knobs = OPQ_KNOBS if side.kind == "opq" else WR_KNOBS
         found += _choices(f"{side.kind}.", _side(side), knobs, said)
-    return tuple(found)
+    if prefix:
+        found = [replace(c, knob=prefix + c.knob) for c in found if c.knob not in _OUTER]
+    for owner, kind, name in ((fmt.scale, ScaleDecl, "scales"), (fmt.zero, ZeroDecl, "zeros")):
+        body = next((c.stored for c in clauses if isinstance(c, kind)), None)
+        if owner is not None and owner.stored is not None and body is not None:
+            found += _of(owner.stored, body.clauses, f"{prefix}{name}.")
+    return found
 
 
 def _choices(
@@ -60,9 +77,9 @@ def _choices(
     ]
 
 
-def _said(declaration: FormatDecl) -> set[str]:
-    keys = {c.key.text for c in declaration.clauses if isinstance(c, Setting)}
-    for clause in declaration.clauses:
+def _said(clauses: Sequence[Clause]) -> set[str]:
+    keys = {c.key.text for c in clauses if isinstance(c, Setting)}
+    for clause in clauses:
         match clause:
             case ScaleDecl(settings=settings):
                 prefix = "scale"

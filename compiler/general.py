@@ -278,8 +278,10 @@ def _rounded_minimum(zero: Zero, minimum: F32) -> F32:
 
 
 def _as_stored(zero: Zero, minimum: F32) -> F32:
-    """The minimum or what is left of its sign; a zero is stored as +0."""
-    return -minimum + np.float32(0) if zero.negated else minimum
+    """The minimum or what is left of its sign; a zero is +0, but in a word of its own."""
+    if zero.stored is None and not zero.negated:
+        return minimum
+    return (-minimum if zero.negated else minimum) + np.float32(0)
 
 
 def _lowest(fmt: Format, selects: U8) -> F32:

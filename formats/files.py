@@ -143,7 +143,7 @@ def _by_path(reference: str, folder: Path | None, tree: Path | None) -> Path:
         if path.is_file():
             return path
         what = "is no file" if path.exists() else "does not exist"
-        near = [f.relative_to(path.parent).as_posix() for f in path.parent.glob("*.fmt")]
+        near = [f.name for f in path.parent.glob("*.fmt") if f.is_file()]
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it leads in a circle"
         raise LoadError(f"the file '{reference}' cannot be read: {reason}") from error

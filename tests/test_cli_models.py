@@ -143,7 +143,7 @@ def test_quantize_names_a_weight_that_is_refused(model: Path, tmp_path: Path) ->
 
 def test_quantize_refuses_unknown_options(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run("quantize", model, "-f", "nf5", "-o", out).exit_code == 2
+    assert run("quantize", model, "-f", "nf55", "-o", out).exit_code == 2
     assert run("quantize", model, "-f", "nf4", "-o", out, "--backend", "cuda").exit_code == 2
     assert run("quantize", model, "-o", out).exit_code == 2
     assert not out.exists()

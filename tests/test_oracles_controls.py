@@ -11,13 +11,17 @@ import fmtc
 import numpy as np
 import pytest
 from fmtc import compile_text
+from fmtc.compiler.engine import ReferenceEngine
 from fmtc.compiler.format import Format
+from fmtc.compiler.kernel import kernel_format
 from fmtc.compiler.packing import pack, unpack
-from fmtc.compiler.reference import TensorLevel
+from fmtc.compiler.reference import TensorLevel, calibrate
+from fmtc.compiler.streams import stream_shapes
 from fmtc.compiler.view import view_of
-from fmtc.runtime.backend import ReferenceBackend
+from fmtc.runtime.backend import EngineBackend, ReferenceBackend
 from fmtc.runtime.verify import checks, oracle, properties
 from numpy.typing import NDArray
+from representatives import ANY_SHAPE, GENERAL, PLAIN
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -38,8 +42,8 @@ class Broken(ReferenceBackend):
         super().__init__(fmt)
         self._fmt, self._encoded, self._decoded = fmt, encoded, decoded
 
-    def encode(self, x: F32, level: TensorLevel) -> Streams:
-        streams = super().encode(x, level)
+    def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> Streams:
+        streams = super().encode(x, level, weights)
         return self._encoded(self._fmt, streams, x.shape[1]) if self._encoded else streams
 
     def decode(self, streams: Streams, length: int, level: TensorLevel) -> F32:
@@ -136,7 +140,7 @@ def flushed(values: F32) -> F32:
     return np.where(np.abs(values) < np.float32(2.0**-126), zeros, values)
 
 
-FORMATS = {name: fmtc.load(name) for name in fmtc.names()}
+FORMATS = {name: fmtc.load(name) for name in PLAIN}
 #: Formats of 4-bit codes, whose bytes hold two.
 NIBBLES = [name for name, fmt in FORMATS.items() if fmt.code_bits == 4]
 ENCODER_FAULTS = [wrong_code, wrong_scale, wrong_top_bit, swapped_neighbours, lost_stream]
@@ -249,65 +253,84 @@ def test_another_grid_of_the_same_error_passes() -> None:
 # -- the checks of the reference itself ---------------------------------------------------
 
 
-def broken_encode(fault: Any) -> Callable[..., Streams]:
-    def encode(fmt: Format, x: F32, level: TensorLevel) -> Streams:
-        streams = ReferenceBackend(fmt).encode(x, level)
-        return dict(fault(fmt, streams, x.shape[1]))
-
-    return encode
-
-
 @pytest.mark.parametrize("fault", [wrong_code, wrong_scale, wrong_top_bit, swapped_neighbours])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_wrong_reference_fails_against_the_exact_rationals(
-    name: str, fault: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks, "encode", broken_encode(fault))
+def test_a_wrong_reference_fails_against_the_exact_rationals(name: str, fault: Any) -> None:
     fmt = FORMATS[name]
     x = np.random.default_rng(0).standard_normal((2, 2 * fmt.block + 2)).astype(np.float32)
     with pytest.raises(checks.Mismatch):
-        checks.compare_with_oracle(fmt, x, TensorLevel())
+        checks.compare_with_oracle(fmt, Broken(fmt, encoded=fault), x, TensorLevel())
 
 
-def test_a_lost_sign_of_zero_fails_against_the_exact_rationals(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(checks, "encode", broken_encode(positive_zeros_encoded))
+def test_a_lost_sign_of_zero_fails_against_the_exact_rationals() -> None:
+    fmt = FORMATS["mxfp4"]
+    x = np.array([[-0.0, 1.0]], np.float32)
     with pytest.raises(checks.Mismatch):
         checks.compare_with_oracle(
-            FORMATS["mxfp4"], np.array([[-0.0, 1.0]], np.float32), TensorLevel()
+            fmt, Broken(fmt, encoded=positive_zeros_encoded), x, TensorLevel()
         )
 
 
-# po2_nf4 is not among them: no binary32 number lies on a midpoint of its grids times a scale.
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "po2_nf4"])
-def test_ties_that_go_the_other_way_fail_against_the_exact_rationals(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", FORMATS)
+def test_ties_that_go_the_other_way_fail_against_the_exact_rationals(name: str) -> None:
     fmt = FORMATS[name]
     other = replace(fmt.policies, tie="up" if fmt.policies.tie != "up" else "down")
-    turned = replace(fmt, policies=other)
-
-    def encode(_: Format, x: F32, level: TensorLevel) -> Streams:
-        return ReferenceBackend(turned).encode(x, level)
-
-    monkeypatch.setattr(checks, "encode", encode)
     with pytest.raises(checks.Mismatch):
-        checks.ties_are_exact(fmt)
+        checks.ties_are_exact(fmt, ReferenceBackend(replace(fmt, policies=other)))
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_wrong_decoder_fails_against_the_exact_rationals(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [*FORMATS, *GENERAL])
+def test_a_wrong_decoder_fails_against_the_exact_rationals(name: str) -> None:
+    with pytest.raises(checks.Mismatch):
+        checks.decode_is_exact(fmtc.load(name), first_ulp(fmtc.load(name)))
+
+
+class WrongEngine(ReferenceEngine):
+    """An engine with a fault: the first element of every byte gets a neighbour's code."""
+
+    def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
+        return super().encode_given(x, scales, selects, zeros) ^ np.uint8(1)
+
+    def encode(self, x: F32, level: TensorLevel) -> Streams:
+        streams = super().encode(x, level)
+        return {**streams, "codes": streams["codes"] ^ np.uint8(1)}
+
+
+def wrong_engine(fmt: Format) -> EngineBackend:
+    return EngineBackend(fmt, WrongEngine(kernel_format(fmt)), "wrong")
+
+
+@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("check", [checks.ties_agree, checks.random_agrees, checks.codes_return])
+def test_a_wrong_engine_fails_every_check_of_any_format(
+    name: str, check: Callable[..., int]
 ) -> None:
-    fmt = FORMATS[name]
-
-    def decode(f: Format, streams: Streams, length: int, level: TensorLevel) -> F32:
-        return first_ulp(f).decode(streams, length, level)
-
-    monkeypatch.setattr(checks, "decode", decode)
+    fmt = fmtc.load(name)
+    arguments = (CASES,) if check is checks.random_agrees else ()
+    if check is checks.codes_return and fmt.policies.offset is not None:
+        assert check(fmt, wrong_engine(fmt)) == 0  # what is cut off need not come back
+        return
     with pytest.raises(checks.Mismatch):
-        checks.decode_is_exact(fmt)
+        check(fmt, wrong_engine(fmt), *arguments)
+
+
+@pytest.mark.parametrize("name", ANY_SHAPE)
+def test_a_wrong_engine_fails_against_the_exact_rationals(name: str) -> None:
+    fmt = fmtc.load(name)
+    x = np.random.default_rng(0).standard_normal((2, 2 * min(fmt.block, 32) + 1)).astype(np.float32)
+    backend = Broken(fmt, encoded=wrong_code) if fmt.is_plain else wrong_engine(fmt)
+    with pytest.raises(checks.Mismatch):
+        checks.compare_with_oracle(fmt, backend, x, calibrate(fmt, x))
+
+
+def test_a_size_that_is_not_declared_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_more(fmt: Format, rows: int, length: int) -> dict[str, tuple[int, int]]:
+        shapes = stream_shapes(fmt, rows, length)
+        return shapes | {"codes": (rows, shapes["codes"][1] + 1)}
+
+    monkeypatch.setattr(checks, "stream_shapes", one_more)
+    with pytest.raises(checks.Mismatch, match="declared"):
+        checks.size_is_declared(FORMATS["nf4"])
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -335,52 +358,88 @@ def test_a_wrong_printer_or_compiler_fails_the_text_check(monkeypatch: pytest.Mo
 # -- the properties -----------------------------------------------------------------------
 
 
-def leaks_between_rows(fmt: Format, x: F32, level: TensorLevel) -> Streams:
-    return ReferenceBackend(fmt).encode(x + np.float32(len(x) - 1), level)
+class Faulty(Broken):
+    """A back end that is wrong in one call: ``fault`` sees the tensor, and how often it came."""
+
+    def __init__(self, fmt: Format, fault: Callable[[Faulty, F32], F32] | None = None) -> None:
+        super().__init__(fmt)
+        self._fault, self.calls = fault, 0
+
+    def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> Streams:
+        self.calls += 1
+        return super().encode(self._fault(self, x) if self._fault else x, level, weights)
 
 
-def minds_the_sign_of_zero(fmt: Format, x: F32, level: TensorLevel) -> Streams:
-    minus = np.signbit(x) & (x == 0)
-    return ReferenceBackend(fmt).encode(np.where(minus, np.float32(1), x), level)
+def leaks_between_rows(_: Faulty, x: F32) -> F32:
+    return x + np.float32(len(x) - 1)
 
 
-def wrong_by_one_code(fmt: Format, x: F32, level: TensorLevel) -> Streams:
-    return wrong_code(fmt, ReferenceBackend(fmt).encode(x, level), x.shape[1])
+def minds_the_sign_of_zero(_: Faulty, x: F32) -> F32:
+    return np.where(np.signbit(x) & (x == 0), np.float32(1), x)
 
 
-def decodes_to_nan(fmt: Format, streams: Streams, length: int, level: TensorLevel) -> F32:
-    values = ReferenceBackend(fmt).decode(streams, length, level)
-    return np.where(values > 2, np.float32(np.nan), values)
+def forgets_what_it_did(backend: Faulty, x: F32) -> F32:
+    return x if backend.calls % 2 else np.where(x == np.abs(x).max(), np.float32(0), x)
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "attribute", "fault"),
-    [
-        ("nearest by exact rationals", checks, "encode", wrong_by_one_code),
-        ("a zero's sign changes nothing else", properties, "encode", minds_the_sign_of_zero),
-        ("rows are independent", properties, "encode", leaks_between_rows),
-        ("finite rows decode to numbers", properties, "decode", decodes_to_nan),
-    ],
-)
+def decodes(change: Callable[[F32], F32]) -> Callable[[Format], Broken]:
+    return lambda fmt: Broken(fmt, decoded=change)
+
+
+def one_byte_more(fmt: Format) -> Broken:
+    def longer(_: Format, streams: Streams, length: int) -> Streams:
+        return {name: np.pad(octets, ((0, 0), (0, 1))) for name, octets in streams.items()}
+
+    return Broken(fmt, encoded=longer)
+
+
+def nothing_wrong(fmt: Format) -> Broken:
+    return Broken(fmt)
+
+
+#: Property -> a format and a back end that break it.
+FAULTS: dict[str, tuple[str, Callable[[Format], Broken]]] = {
+    "nearest by exact rationals": ("nf4", lambda fmt: Broken(fmt, encoded=wrong_code)),
+    "the second level is exact": ("nvfp4", nothing_wrong),
+    "what was dequantized comes back": ("mxfp4", lambda f: Faulty(f, forgets_what_it_did)),
+    "the order in a block is kept": ("nf4", decodes(lambda values: -values)),
+    "-x decodes to minus": ("mxfp4", decodes(np.abs)),
+    "4 x decodes to four times": ("mxfp4", decodes(lambda values: values + np.float32(1))),
+    "a zero's sign changes nothing else": ("nf4", lambda f: Faulty(f, minds_the_sign_of_zero)),
+    "rows are independent": ("nf4", lambda f: Faulty(f, leaks_between_rows)),
+    "finite rows decode to numbers": (
+        "nf4",
+        decodes(lambda values: np.where(values > 2, np.float32(np.nan), values)),
+    ),
+    "a NaN makes its block NaN": ("mxfp4", decodes(np.nan_to_num)),
+    "streams have their sizes": ("nf4", one_byte_more),
+}
+
+
+@pytest.mark.parametrize("name", properties.PROPERTIES)
 def test_every_property_fails_where_it_does_not_hold(
-    name: str, module: Any, attribute: str, fault: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, attribute, fault)
+    format_name, make = FAULTS[name]
+    fmt = FORMATS[format_name]
+    if make is nothing_wrong:
+        monkeypatch.setattr(properties, "calibrate", lambda *_: TensorLevel(tensor_scale=0.3))
     with pytest.raises(checks.Mismatch):
-        properties.PROPERTIES[name](FORMATS["nf4"])
+        properties.prove(fmt, make(fmt), properties.PROPERTIES[name])
 
 
 def test_there_is_a_control_for_every_property_and_check() -> None:
-    assert len(properties.PROPERTIES) == 4
+    assert set(FAULTS) == set(properties.PROPERTIES)
     public = {
         name
         for name, value in vars(checks).items()
         if callable(value) and value.__module__ == checks.__name__ and not name.startswith("_")
     }
     assert public == {
-        *("Mismatch", "text_round_trip", "packing_round_trip", "decode_is_exact"),
-        *("decode_agrees", "ties_are_exact", "encode_agrees", "ties_agree", "random_agrees"),
-        *("compare_with_oracle", "same_bytes"),
+        *("Mismatch", "text_round_trip", "packing_round_trip", "size_is_declared"),
+        *("decode_is_exact", "decode_agrees", "ties_are_exact", "ties_agree", "codes_return"),
+        *("encode_agrees", "random_agrees", "compare_with_oracle", "same_bytes"),
+        *("second_level", "engine_of"),
     }
 
 
@@ -389,6 +448,5 @@ def test_the_oracle_follows_the_values_of_the_format_and_nothing_else() -> None:
     grid = replace(fmt.grids[0], values=(*fmt.grids[0].values[:-2], Fraction(7, 8), Fraction(1)))
     moved = replace(fmt, grids=(grid,))
     block = [0.9, 1.0]  # between the old midpoint and the new one
-    one = oracle.encode_block(fmt, block, 1.0)[0]
-    two = oracle.encode_block(moved, block, 1.0)[0]
+    one, two = (oracle.block_trials(f, block, Fraction(1))[0] for f in (fmt, moved))
     assert one.codes != two.codes

@@ -17,6 +17,7 @@ GENERATED = settings(
     deadline=None,
     database=None,
     derandomize=True,
+    report_multiple_bugs=False,
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     max_examples=10,
     suppress_health_check=list(HealthCheck),

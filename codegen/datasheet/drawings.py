@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from math import lcm
 
-from ...compiler.format import Format, Grid, RecordField
+from ...compiler.format import Format, Grid, RecordField, Stream
 
 #: Characters of a number line.
 WIDTH = 73
 
 #: How many values fall on one character: none, one, more.
 _MARKS = "-|#"
+
+#: Columns of the names of streams, where none is longer.
+_NAME_WIDTH = 9
 
 #: Bytes that a diagram shows before it breaks off.
 _MOST_BYTES = 6
@@ -44,14 +48,26 @@ def packing_diagram(fmt: Format) -> str:
     """Which bits of which bytes hold what, high bits on the left."""
     if fmt.record is not None:
         return _record(fmt)
-    lines = _stream_lines("codes", "c", fmt.code_bits, fmt.order)
-    for stream in fmt.streams[1:]:
-        lines += _stream_lines(stream.name, stream.name[0], stream.bits, stream.order)
+    streams = list(_streams(fmt, ""))
+    width = max(_NAME_WIDTH, *(len(name) for name, _ in streams))
+    lines = []
+    for name, stream in streams:
+        letters = "".join(part[0] for part in name.split("."))
+        lines += _stream_lines(name.ljust(width), letters, stream.bits, stream.order)
     return "\n".join(lines)
 
 
+def _streams(fmt: Format, prefix: str) -> Iterator[tuple[str, Stream]]:
+    """Name and shape of every stream of words, those of formats inside with their prefix."""
+    for stream in fmt.streams:
+        yield prefix + stream.name, stream
+    for name, owner in (("scales", fmt.scale), ("zeros", fmt.zero)):
+        if owner is not None and owner.stored is not None:
+            yield from _streams(owner.stored, f"{prefix}{name}.")
+
+
 def _stream_lines(name: str, letter: str, bits: int, order: str) -> list[str]:
-    """The bytes of a stream until they repeat, or the first ones."""
+    """The bytes of a stream until they repeat, or the first ones; ``name`` stands before them."""
     total = lcm(bits, 8)
     owners = [divmod(place, bits) for place in range(total)]
     if order == "high_first":
@@ -61,10 +77,10 @@ def _stream_lines(name: str, letter: str, bits: int, order: str) -> list[str]:
     lines = []
     for byte in range(min(total // 8, _MOST_BYTES)):
         fields = _fields(owners[8 * byte : 8 * byte + 8], letter, bits)
-        head = name if byte == 0 else ""
-        lines.append(f"{head:<9} byte {byte}: [{' | '.join(fields)}]")
+        head = name if byte == 0 else " " * len(name)
+        lines.append(f"{head} byte {byte}: [{' | '.join(fields)}]")
     if total // 8 > _MOST_BYTES:
-        lines.append(f"{'':<9} ... {total // bits} fields in {total // 8} bytes")
+        lines.append(f"{' ' * len(name)} ... {total // bits} fields in {total // 8} bytes")
     return lines
 
 

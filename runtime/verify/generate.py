@@ -105,6 +105,8 @@ def format_texts(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> str:
     clauses += policies
     if kind == "side":
         clauses += draw(_sides())
+    if zero == "point" and _rounds(clauses) and draw(st.booleans()):
+        clauses = ["zero point { add after }" if c == "zero point" else c for c in clauses]
     text = _written(clauses)
     return draw(_recorded(text)) if kind == "record" else text
 
@@ -121,6 +123,12 @@ def _compiles(text: str) -> bool:
     except FormatError:
         return False
     return True
+
+
+def _rounds(clauses: list[str]) -> bool:
+    """Whether a quotient is rounded to even before anything is added, as ``add after`` asks."""
+    said = {clause.split()[0] for clause in clauses if clause}
+    return "compare" in said and not said & {"tie", "offset"}
 
 
 def _written(clauses: list[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -34,8 +34,8 @@ class Case:
     ``x`` is any finite tensor; ``moderate`` one of zeros and sizes from 2^-8 to 2^8.
     """
 
-    fmt: Format
-    backend: Backend
+    fmt: Format = field(repr=False)
+    backend: Backend = field(repr=False)
     x: F32
     moderate: F32
     weights: F32
@@ -152,7 +152,8 @@ def _is_on_grid(
 
     Under a comparison that rounds midpoints, values must be further apart than that.
     """
-    scales, zeros = oracle.effective(fmt, fields, *y.shape, level=_unit(level))
+    rows, length = y.shape
+    scales, zeros = oracle.effective(fmt, fields, rows, length, _unit(level))
     s = scales[at[0]][at[1]]
     z = 0.0 if zeros is None else zeros[at[0]][at[1]]
     if s == 0 or not np.isfinite(s):
@@ -331,6 +332,7 @@ def prove(fmt: Format, backend: Backend, prop: Property, examples: int = EXAMPLE
         deadline=None,
         database=None,
         derandomize=True,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
     )
