@@ -48,7 +48,7 @@ HARDWARE_FORMAT = "po2_nf4"
 #: One of each kind, by bits per weight; any of `fmtc list` would do.
 FORMATS = (
     "mxfp4",
-    "q4_k",
+    "q4_0",
     "nf4",
     "nvfp4",
     "four_six",

@@ -25,7 +25,7 @@ from math import floor, isqrt
 from .exact import floor_log2, fp32_bits, fp32_from_bits, round_fp32
 from .floats import named_float
 from .format import Format, Grid, Scale
-from .scales import is_fp32_word
+from .scales import LOG2_RULES, is_fp32_word
 
 NAN_BITS = 0x7FC00000
 NEGATIVE_ZERO_BITS = 0x80000000
@@ -317,7 +317,7 @@ def _scale_view(fmt: Format) -> ScaleView:
     ]
     first = (Fraction(0), False)
     if scale.underflow == "zero_block" and above:
-        first = rule(Fraction(0), magnitudes[above[0]] or Fraction(0), above[0])
+        first = _first(scale, rule, magnitudes[above[0]] or Fraction(0), above[0])
     zero = number.magnitude(scale.zero_block)
     return ScaleView(
         container=word.container,
@@ -341,6 +341,20 @@ def _scale_view(fmt: Format) -> ScaleView:
         largest=number.largest,
         smallest_normal=number.smallest_normal,
     )
+
+
+def _first(scale: Scale, rule: Rule, least: Fraction, code: int) -> tuple[Fraction, bool]:
+    """From which real scale on the least one is stored, where less is stored as zero."""
+    if scale.rule not in LOG2_RULES:
+        return rule(Fraction(0), least, code)
+    if scale.rounding == "up":
+        return Fraction(0), False
+    # Powers of two are asked for, and ``round`` says which of those below the least become it.
+    point, included = _ROUNDINGS[scale.rounding](Fraction(0), least, code)
+    power = Fraction(2) ** floor_log2(point)
+    if power < point or (power == point and not included):
+        power *= 2
+    return rule(power / 2, power, code)
 
 
 #: From two neighbouring scales and the upper one's code: the real scale from which the upper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from fmtc import BackendUnavailable, compile_text
 from fmtc.compiler.format import Format
@@ -122,12 +123,15 @@ def test_no_property_is_empty_and_no_part_of_the_language_left_out() -> None:
     seen: set[str] = set()
     about: dict[str, int] = dict.fromkeys(properties.PROPERTIES, 0)
 
-    @settings(GENERATED, max_examples=100, phases=[Phase.generate])
-    @given(generate.formats())
-    def collect(text: str) -> None:
-        seen.update(parts(compile_text(text)))
+    def collect(kind: str) -> None:
+        @settings(GENERATED, max_examples=40, phases=[Phase.generate])
+        @given(generate.formats((kind,)))
+        def draw(text: str) -> None:
+            seen.update(parts(compile_text(text)))
 
-    @settings(GENERATED, max_examples=12, phases=[Phase.generate])
+        draw()
+
+    @settings(GENERATED, max_examples=25, phases=[Phase.generate])
     @given(st.data())
     def count(data: st.DataObject) -> None:
         fmt = compile_text(data.draw(generate.formats()))
@@ -135,7 +139,8 @@ def test_no_property_is_empty_and_no_part_of_the_language_left_out() -> None:
         for name, prop in properties.PROPERTIES.items():
             about[name] += prop(case)
 
-    collect()
+    for kind in generate.KINDS:
+        collect(kind)
     count()
     assert seen >= {
         *("absmax", "argmax", "range", "row", "tensor", "tile", "record", "opq", "wr"),
@@ -164,3 +169,19 @@ def parts(fmt: Format) -> set[str]:
     }
     found |= {name for name, used in flags.items() if used}
     return found | ({fmt.zero.kind} if fmt.zero else set())
+
+
+def test_what_a_power_of_two_below_the_least_scale_becomes_is_said_by_round() -> None:
+    for rule in ("floor_log2", "ceil_log2", "even_log2", "round_log2"):
+        for rounding in ("even", "up", "down"):
+            for word in ("e4m3", "e4m3 { bias 9 }", "e8m0"):
+                said = f"rule {rule}  round {rounding}  underflow zero_block  min 3/8"
+                said = said if word == "e4m3" else said.removesuffix("  min 3/8")
+                name, _, more = word.partition(" { ")
+                body = f"{said}  {more.removesuffix(' }')}"
+                fmt = compile_text(f"format u {{ block 1  grid e2m1  scale {name} {{ {body} }} }}")
+                powers = [2.0**e for e in range(-14, 3)] if name == "e4m3" else [2.0**-126]
+                x = np.array([[p * m for p in powers for m in (1, 1.4, 1.75)]], np.float32)
+                backend = ReferenceBackend(fmt)
+                level = checks.calibrate(fmt, x)
+                assert checks.compare_with_oracle(fmt, backend, x, level) == x.size

@@ -157,7 +157,7 @@ def _scales(draw: st.DrawFn, wish: _Wish) -> _Said:
     said.append(_unless(f"rule {rule}", "rule absmax"))
     said += draw(_tries(wish, rule, both, table and not wanted))
     if table and not wanted:
-        said += draw(_stored_knobs(wish, rule, number))
+        said += draw(_stored_knobs(wish, number))
     if wanted:
         said.append("codes wanted")
     nan = number.nan_code is not None and not wanted and not wish.zero
@@ -206,12 +206,10 @@ def _tries(draw: st.DrawFn, wish: _Wish, rule: str, both: bool, table: bool) -> 
 
 
 @st.composite
-def _stored_knobs(draw: st.DrawFn, wish: _Wish, rule: str, number: SmallFloat) -> list[str]:
+def _stored_knobs(draw: st.DrawFn, wish: _Wish, number: SmallFloat) -> list[str]:
     """Settings of a scale that is stored as it is chosen, in a word of its own."""
     said = []
-    log2 = rule in _LOG2
-    if not log2:
-        said.append(_unless(f"round {draw(st.sampled_from(['even', 'up', 'down']))}", "round even"))
+    said.append(_unless(f"round {draw(st.sampled_from(['even', 'up', 'down']))}", "round even"))
     levels = ["", "", "tensor fp32", "shift auto", "shift 3", "shift -5"]
     if wish.kind == "tried":
         levels.append("tensor rows")

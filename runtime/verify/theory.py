@@ -140,7 +140,7 @@ def _is_normal(word: ScaleWord, bits: int) -> bool:
 
 
 def _is_middling(fmt: Format, word: ScaleWord, bits: int) -> bool:
-    """Whether a stored scale, and those that a search tries around it, are normal ones."""
+    """Whether a stored scale, and those that were tried beside it, are normal ones."""
     value = oracle.word_value(word, bits, signed=False)
     if oracle.is_fp32(word):
         return value == value and _is_moderate(value)
@@ -150,4 +150,15 @@ def _is_middling(fmt: Format, word: ScaleWord, bits: int) -> bool:
     if low is None or high is None or code == fmt.scale.zero_block:
         return False
     least = max(number.smallest_normal, fmt.scale.minimum)
-    return least < low and high < number.largest and code > fmt.scale.search
+    spread = _spread(fmt)
+    inside = least < low / spread and high * spread < number.largest
+    return inside and code > fmt.scale.search
+
+
+def _spread(fmt: Format) -> Fraction:
+    """How many times another trial's scale may be larger or smaller; 2 for what rules round."""
+    if has_one_trial(fmt):
+        return Fraction(1)
+    ends = [end for grid in fmt.grids for end in (grid.high, -grid.low) if end > 0]
+    ends = [*ends, *fmt.scale.targets]
+    return 2 * max(ends) / min(ends)
