@@ -43,7 +43,7 @@ def _check_hardware(fmt: Format) -> None:
     wide = scale.word.number.magnitude_bits > DIRECT_BITS and not is_fp32_word(scale.word)
     for lacks, what in (
         (scale.stored is not None, "scales that are stored in a format of their own"),
-        (wide, f"a table of the {scale.word.number.magnitude_bits}-bit scale word"),
+        (wide, f"table of the {scale.word.number.magnitude_bits}-bit scale word"),
         (fmt.zero is not None, "zero points or minima"),
         (bool(fmt.sides), "side streams"),
         (fmt.extent != "block" or fmt.tile > 1, "blocks that are no run of one row"),

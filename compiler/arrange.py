@@ -41,12 +41,10 @@ class Arrangement:
     @property
     def block_shape(self) -> tuple[int, int]:
         """Rows and columns of blocks."""
-        if self.rows == 0 or self.length == 0:
-            return (0 if self.rows == 0 else -(-self.rows // self.tile), 0)
         if self.extent == "row":
-            return (self.rows, 1)
+            return (self.rows, min(1, self.length))
         if self.extent == "tensor":
-            return (1, 1)
+            return (min(1, self.rows), min(1, self.length))
         return (-(-self.rows // self.tile), self.pieces)
 
     def padded(self, x: F32) -> F32:

@@ -278,6 +278,14 @@ def _codebook(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, .
             expected="a list such as { -1, -0.5, 0, 0.5 }",
         )
         return None
+    if len(atom.values) > 1 << MAX_CODE_BITS:
+        report.add(
+            "E0304",
+            f"a codebook has at most {1 << MAX_CODE_BITS} values, here are {len(atom.values)}",
+            atom.span,
+            expected="a value a code, of 1 to 8 bits",
+        )
+        return None
     numbers = _listed(atom, report)
     if bits is None or numbers is None:
         return None

@@ -428,7 +428,7 @@ def _lloyd(signed: bool) -> Callable[[_Attempt, list[Values], list[Span]], Value
 
         count = _whole(values[0], spans[0], "the number of levels", 3, MAX_LEVELS)
         block = _whole(values[1], spans[1], "a block", 2, MAX_BLOCK)
-        at.forms.spend(count << 11, spans[0])
+        at.forms.spend(count << 10, spans[0])
         try:
             solved = levels(count, block, signed)
         except NoSolution as error:

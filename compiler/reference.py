@@ -300,6 +300,11 @@ def calibrate(fmt: Format, x: NDArray[np.floating]) -> TensorLevel:
     normal range, the least |k| on a tie, then the positive one.
     """
     view = view_of(fmt)
+    for side in fmt.sides:
+        if side.kind == "opq":
+            from .sides import take_outliers
+
+            x, _ = take_outliers(side, x.astype(np.float32), fmt.block)
     if view.scale.has_tensor_scale:
         return TensorLevel(tensor_scale=_tensor_scale(view, _absmax(fmt, x)))
     if view.scale.shift is None:
@@ -333,7 +338,9 @@ def _tensor_scale(view: View, absmax: float) -> float:
     if absmax == 0:
         return 1.0
     end = min(d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0)
-    wanted = round_fp32(Fraction(absmax) / (end * view.scale.aim))
+    # A block's range reaches twice the largest magnitude.
+    reach = Fraction(absmax) * (2 if view.format.scale.rule == "range" else 1)
+    wanted = round_fp32(reach / (end * view.scale.aim))
     return min(max(wanted, 2.0**-149), float(FP32_MAX))
 
 

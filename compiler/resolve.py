@@ -33,13 +33,14 @@ from .inherit import Loader, flatten, placed, self_contained
 from .record_clause import resolve_record
 from .report import Report, Settings
 from .scales import Inner, resolve_scale
-from .selects import resolve_select
+from .selects import MAX_SELECT_BITS, resolve_select
 from .side_clause import resolve_sides
 from .vocabulary import FORMAT_KNOBS
 from .zeros import check_zero, is_consecutive, resolve_zero
 
 MAX_BLOCK = 4096
 MAX_OFFSET = 256
+MAX_GRIDS = 1 << MAX_SELECT_BITS
 #: Elements that are worked on together where a whole row or tensor shares a scale.
 WHOLE_UNIT = 256
 
@@ -237,6 +238,14 @@ def _grids(
     for clause in declaration.clauses:
         if not isinstance(clause, GridDecl):
             continue
+        if len(grids) == MAX_GRIDS:
+            report.add(
+                "E0302",
+                f"a format has at most {MAX_GRIDS} grids",
+                clause.span,
+                hint="leave out the grids from here on",
+            )
+            break
         if clause.name.text in grids:
             report.add(
                 "E0208",

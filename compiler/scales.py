@@ -319,6 +319,13 @@ def _check_range(scale: Scale, knobs: Settings, span: Span, report: Report) -> N
             knobs.span("shift", span),
             hint="keep either 'tensor' or 'shift'",
         )
+    if scale.rule == "range" and scale.shift is None:
+        report.add(
+            "E0406",
+            "'shift auto' counts largest magnitudes, which do not tell the scales of ranges",
+            knobs.span("shift", span),
+            hint="say a number, or 'tensor fp32'",
+        )
     if is_fp32_word(scale.word) and (scale.tensor != "none" or scale.shift != 0):
         report.add(
             "E0406",

@@ -111,5 +111,7 @@ def read_stored(
     values = decode(inner, own, columns, TensorLevel())
     if center:
         mean = np.ascontiguousarray(streams[prefix + CENTER]).view("<f4").astype(np.float32)
-        values = values + mean.reshape(1, 1)
+        most = np.finfo(np.float32).max
+        with np.errstate(over="ignore"):
+            values = np.clip(values + mean.reshape(1, 1), -most, most)
     return values.reshape(shape)

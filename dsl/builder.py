@@ -155,6 +155,9 @@ class TreeBuilder(Transformer[Token, File]):
     def name(self, _meta: Meta, token: Token) -> Word:
         return Word(str(token), span_of(token))
 
+    def select_name(self, _meta: Meta, token: Token) -> Word:
+        return Word(str(token), span_of(token))
+
     def binary(self, meta: Meta, left: Expr, op: Token, right: Expr) -> Binary:
         return Binary(str(op), left, right, _span(meta))
 

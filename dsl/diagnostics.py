@@ -47,10 +47,19 @@ class FormatError(ValueError):
         return type(self), (self.diagnostics, self.source, self.filename)
 
 
+#: Faults that a report lays out, columns of a line that it shows, and those before the fault.
+MAX_SHOWN = 100
+MAX_WIDTH = 240
+MARGIN = 60
+
+
 def render(diagnostics: Sequence[Diagnostic], source: str, filename: str) -> str:
     """Lay out diagnostics for a terminal, each with its line and a caret under the span."""
     lines = source.removeprefix("\ufeff").split("\n")
-    return "\n\n".join(_render_one(d, lines, filename) for d in diagnostics)
+    parts = [_render_one(d, lines, filename) for d in diagnostics[:MAX_SHOWN]]
+    if len(diagnostics) > MAX_SHOWN:
+        parts.append(f"... and {len(diagnostics) - MAX_SHOWN} more faults")
+    return "\n\n".join(parts)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
@@ -73,16 +82,20 @@ def _visible(line: str) -> str:
 
 def _render_one(diagnostic: Diagnostic, lines: Sequence[str], filename: str) -> str:
     span = diagnostic.span
-    text = _visible(lines[span.line - 1]) if 0 < span.line <= len(lines) else ""
-    stop = span.end_column if span.end_line == span.line else len(text) + 1
-    carets = "^" * max(1, stop - span.column)
+    line = lines[span.line - 1] if 0 < span.line <= len(lines) else ""
+    # Of a very long line only the surroundings of the fault are shown.
+    start = max(0, span.column - 1 - MARGIN) if len(line) > MAX_WIDTH else 0
+    text = _visible(line[start : start + MAX_WIDTH])
+    stop = span.end_column if span.end_line == span.line else len(line) + 1
+    column = span.column - start
+    carets = "^" * max(1, min(stop - start, len(text) + 1) - column)
     margin = " " * len(str(span.line))
     out = [
         f"error[{diagnostic.code}]: {diagnostic.message}",
         f"{margin}--> {filename}:{span.line}:{span.column}",
         f"{margin} |",
         f"{span.line} | {text}".rstrip(),
-        f"{margin} | {' ' * (span.column - 1)}{carets}",
+        f"{margin} | {' ' * (column - 1)}{carets}",
     ]
     if diagnostic.expected:
         out.append(f"{margin} = expected {diagnostic.expected}")

@@ -76,10 +76,8 @@ def nearest_by_exact_rationals(case: Case) -> bool:
 
 def second_level_is_exact(case: Case) -> bool:
     """The tensor's scale or shift is the one that exact rationals choose."""
-    places = oracle.block_places(case.fmt, *case.x.shape)
-    blocks = [[float(case.x[place]) for place in block] for block in places]
     found = calibrate(case.fmt, case.x)
-    exact = oracle.level_of(case.fmt, blocks)
+    exact = oracle.tensor_level(case.fmt, [[float(v) for v in row] for row in case.x])
     if (found.tensor_scale, found.shift) != (exact.tensor_scale, exact.shift):
         raise Mismatch(f"{case.x.tolist()}: the second level is {found}, exactly {exact}")
     return case.fmt.scale.tensor == "fp32" or case.fmt.scale.shift != 0

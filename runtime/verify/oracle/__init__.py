@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .blocks import SAME_ERROR, Trial, block_trials, near_best
 from .elements import code_of, value_of
-from .scales import Block, Level, is_fp32, level_of, real_scale, word_value
+from .scales import Block, Level, is_fp32, real_scale, word_value
 from .streams import Fields, Layout, layout, read_streams, write_streams
 from .tensors import (
     Undecided,
@@ -20,6 +20,7 @@ from .tensors import (
     effective,
     encode_tensor,
     select_at,
+    tensor_level,
 )
 
 __all__ = [
@@ -38,11 +39,11 @@ __all__ = [
     "encode_tensor",
     "is_fp32",
     "layout",
-    "level_of",
     "near_best",
     "read_streams",
     "real_scale",
     "select_at",
+    "tensor_level",
     "value_of",
     "word_value",
     "write_streams",

@@ -243,7 +243,8 @@ def tensor_scale(fmt: Format, largest: Fraction) -> float:
         return 1.0
     aim = fmt.scale.word.number.largest if fmt.scale.aim is None else fmt.scale.aim
     ends = [end for grid in fmt.grids for end in _divisors(fmt, grid)]
-    wanted = round_fp32(largest / (min(ends) * aim))
+    reach = 2 * largest if fmt.scale.rule == "range" else largest  # a range may have both signs
+    wanted = round_fp32(reach / (min(ends) * aim))
     return min(max(wanted, 2.0**-149), float(FP32_MAX))
 
 

@@ -9,10 +9,10 @@ from fractions import Fraction
 
 from ....compiler.exact import fp32_from_bits, round_fp32
 from ....compiler.format import Format
-from .binary32 import plus, times
+from .binary32 import clipped, plus, times
 from .blocks import Trial, block_trials, near_best
 from .elements import code_of, value_of
-from .scales import Level, little_endian, tensor_scale, word_value
+from .scales import Level, level_of, little_endian, tensor_scale, word_value
 from .sides import Kept, add_residuals, put_outliers, take_outliers, worst_residuals
 from .streams import Fields
 
@@ -86,6 +86,16 @@ def decode_tensor(
         elif kept is not None:
             add_residuals(side, out, kept["wr"])
     return out
+
+
+def tensor_level(fmt: Format, x: Rows) -> Level:
+    """The second level of a tensor, of what is left of it without its outliers."""
+    rest = [list(row) for row in x]
+    for side in fmt.sides:
+        if side.kind == "opq":
+            rest, _ = take_outliers(side, rest, fmt.block)
+    places = block_places(fmt, len(rest), len(rest[0]) if rest else 0)
+    return level_of(fmt, [[rest[row][column] for row, column in place] for place in places])
 
 
 def effective(
@@ -291,7 +301,7 @@ def _inner_values(
     values = decode_tensor(owner.stored, own, rows, columns, Level())
     if owner.center:
         mean = fp32_from_bits(fields[f"{name}.center"][0][0])
-        values = [[plus(v, mean) for v in row] for row in values]
+        values = [[clipped(plus(v, mean)) for v in row] for row in values]
     if owner.flat:
         return [values[0][r * shape[1] : (r + 1) * shape[1]] for r in range(shape[0])]
     return values
