@@ -317,7 +317,7 @@ def test_show_as_fmt_needs_none_of_the_files_that_the_format_names(tmp_path: Pat
 
 def test_show_prints_what_stands_beside_the_codes() -> None:
     text = run("show", "q4_k").stdout
-    assert "scales: 6-bit codes, 16-bit fp16 scale a block of 8" in text
+    assert "of which is stored: 6-bit codes, 16-bit fp16 scale a block of 8" in text
     assert "zero minimum: 6-bit codes" in text
     assert "records of 256 elements: scales.scales, zeros.scales" in text
     sheet = json.loads(run("show", "q4_k", "--json").stdout)

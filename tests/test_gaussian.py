@@ -170,7 +170,8 @@ def alone(pair: str, grid: int, block: int = 16) -> Format:
     target = f"target {targets[0]}" if targets else ""
     values = ", ".join(f"{v.numerator}/{v.denominator}" for v in own.values if v is not None)
     return variant(
-        f"format one {{ block {block}  grid g = codebook 4 {{ {values} }}  scale fp32 {{ {target} }} }}"
+        f"format one {{ block {block}  grid g = codebook 4 {{ {values} }}"
+        f"  scale fp32 {{ {target} }} }}"
     )
 
 

@@ -210,7 +210,9 @@ def _stored_knobs(draw: st.DrawFn, wish: _Wish, number: SmallFloat) -> list[str]
     """Settings of a scale that is stored as it is chosen, in a word of its own."""
     said = []
     said.append(_unless(f"round {draw(st.sampled_from(['even', 'up', 'down']))}", "round even"))
-    levels = ["", "", "tensor fp32", "shift auto", "shift 3", "shift -5"]
+    levels = ["", "", "tensor fp32", "shift 3", "shift -5"]
+    if not wish.zero:
+        levels.append("shift auto")
     if wish.kind == "tried":
         levels.append("tensor rows")
     level = draw(st.sampled_from(levels))

@@ -46,4 +46,4 @@ def whole(x: float) -> float:
 
 def clipped(x: float) -> float:
     """X, or the largest binary32 number of its sign where it is infinite."""
-    return max(-LARGEST, min(LARGEST, x))
+    return x if x != x else max(-LARGEST, min(LARGEST, x))
