@@ -18,7 +18,7 @@ from .engine import Engine
 from .format import Format, Scale, Stream, Zero
 from .kernel import wanted_format
 from .packing import pack, unpack
-from .reference import CHUNK, TensorLevel, block_scales, calibrate, select_of
+from .reference import CHUNK, TensorLevel, block_scales, calibrate, select_bits, select_of
 from .stored import from_word, read_stored, store, to_word
 from .streams import LEVELS
 from .thresholds import F32
@@ -260,8 +260,6 @@ def _store_scales(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
 
 
 def _select_words(fmt: Format, blocks: _Blocks) -> U32:
-    from .reference import select_bits
-
     bits = [select_bits(view_of(fmt), index) for index in range(len(fmt.grids))]
     return np.array(bits, np.uint32)[blocks.selects]
 
