@@ -131,15 +131,13 @@ def test_no_property_is_empty_and_no_part_of_the_language_left_out() -> None:
 
         draw()
 
-    @settings(GENERATED, max_examples=300, phases=[Phase.generate])
+    @settings(GENERATED, max_examples=120, phases=[Phase.generate])
     @given(st.data())
     def count(data: st.DataObject) -> None:
-        if all(about.values()):
-            return  # each has spoken
         fmt = compile_text(data.draw(generate.formats()))
         case = data.draw(properties.cases(fmt, ReferenceBackend(fmt)))
         for name, prop in properties.PROPERTIES.items():
-            about[name] += prop(case)
+            about[name] += 0 if about[name] else prop(case)
 
     for kind in generate.KINDS:
         collect(kind)
