@@ -50,7 +50,9 @@ def choose(view: View, trial: Trial, peaks: Peaks, multiplier: float) -> Chosen:
     positive, negative = _sides(view, trial, peaks)
     if view.scale.is_fp32:
         divisors = (trial.positive_divisor, trial.negative_divisor)
-        magnitude = fp32_scale(view, positive, negative, divisors).view(np.uint32)
+        magnitude = fp32_scale(view, view.grids[trial.grid], positive, negative, divisors).view(
+            np.uint32
+        )
         valid = np.ones(positive.shape, np.bool_)
     else:
         magnitude, valid = _table_magnitude(view, trial, positive, negative, multiplier)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..dsl.ast import (
     AtomDecl,
@@ -304,9 +304,9 @@ def _moved(node: _Node, reference: Span, filename: str) -> _Node:
     """The tree of another file with every span at the reference to it."""
     if isinstance(node, Span):
         place = (reference.line, reference.column, reference.end_line, reference.end_column)
-        return Elsewhere(*place, filename, node)  # type: ignore[return-value]
+        return cast(_Node, Elsewhere(*place, filename, node))
     if isinstance(node, tuple):
-        return tuple(_moved(item, reference, filename) for item in node)  # type: ignore[return-value]
+        return cast(_Node, tuple(_moved(item, reference, filename) for item in node))
     if not is_dataclass(node) or isinstance(node, type):
         return node
     changed: dict[str, Any] = {

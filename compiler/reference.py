@@ -252,7 +252,7 @@ def _scale_magnitude(
         negative_max = np.maximum(-x, np.float32(0)).max(axis=1)
     if scale.is_fp32:
         divisors = (grid.positive_divisor, grid.negative_divisor)
-        magnitude = fp32_scale(view, positive_max, negative_max, divisors).view(np.uint32)
+        magnitude = fp32_scale(view, grid, positive_max, negative_max, divisors).view(np.uint32)
     else:
         rank = np.maximum(
             np.searchsorted(thresholds[0], positive_max),
@@ -267,9 +267,9 @@ def _scale_magnitude(
 
 
 def fp32_scale(
-    view: View, positive: F32, negative: F32, divisors: tuple[Fraction, Fraction]
+    view: View, grid: GridView, positive: F32, negative: F32, divisors: tuple[Fraction, Fraction]
 ) -> F32:
-    """Peak / divisor, one correctly rounded binary32 division; saturates, never Inf."""
+    """Peak / divisor, one correctly rounded division; saturates where the grid stays finite."""
     counted = positive
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wanted = positive / np.float32(float(divisors[0]))
@@ -278,7 +278,8 @@ def fp32_scale(
             wanted = np.maximum(wanted, negative / np.float32(float(divisors[1])))
     least = np.float32(fp32_from_bits(view.scale.minimum_bits))
     zero = np.float32(fp32_from_bits(view.scale.zero_bits))
-    wanted = np.maximum(np.minimum(wanted, np.finfo(np.float32).max), least)
+    largest = np.float32(fp32_from_bits(grid.largest_scale_bits))
+    wanted = np.maximum(np.minimum(wanted, largest), least)
     return np.where(counted == 0, zero, wanted).astype(np.float32)
 
 

@@ -22,7 +22,7 @@ from functools import lru_cache
 from itertools import pairwise
 from math import floor, isqrt
 
-from .exact import floor_log2, fp32_bits, fp32_from_bits, round_fp32
+from .exact import FP32_MAX, floor_log2, fp32_bits, fp32_from_bits, round_fp32
 from .floats import named_float
 from .format import Format, Grid, Scale
 from .scales import LOG2_RULES, is_fp32_word
@@ -53,6 +53,8 @@ class GridView:
         positive_divisor: absmax of the positive elements / this = the scale they ask for.
         negative_divisor: the same for the negative ones; 0 where they do not count.
         end_is_negative: the endpoint t* of rule argmax is the negative one.
+        largest_scale_bits: binary32 bits of the largest scale under which every value of the
+            grid is finite: where an fp32 scale saturates.
     """
 
     name: str
@@ -66,6 +68,7 @@ class GridView:
     positive_divisor: Fraction
     negative_divisor: Fraction
     end_is_negative: bool
+    largest_scale_bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +219,19 @@ def _grid_view(fmt: Format, grid: Grid) -> GridView:
         positive_divisor=positive,
         negative_divisor=negative,
         end_is_negative=grid.absmax_end < 0,
+        largest_scale_bits=largest_scale_bits(grid),
     )
+
+
+def largest_scale_bits(grid: Grid) -> int:
+    """Bits of the largest binary32 s with RNE32(s * end) finite, by bisection over the bits."""
+    end = max(grid.high, -grid.low)
+    low, high = 0, fp32_bits(float(FP32_MAX)) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        product = round_fp32(Fraction(fp32_from_bits(middle)) * end)
+        low, high = (middle, high) if product != float("inf") else (low, middle)
+    return low
 
 
 def _zero_rank(midpoints: tuple[Fraction, ...], ties: tuple[bool, ...], split: int | None) -> int:

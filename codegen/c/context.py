@@ -32,6 +32,7 @@ class CGrid:
         order: rank -> code.
         zero_split: whether -0 and +0 have codes of their own.
         positive_divisor, negative_divisor: floats.
+        largest_scale: float, where an fp32 scale saturates.
         same_sides: whether these two are equal.
         end_is_negative: the endpoint of rule argmax is the negative one.
     """
@@ -42,6 +43,7 @@ class CGrid:
     quotients: tuple[str, ...]
     order: tuple[int, ...]
     zero_split: int
+    largest_scale: str
     positive_divisor: str
     negative_divisor: str
     same_sides: int
@@ -145,6 +147,7 @@ def _c_grid(grid: GridView, padded: int) -> CGrid:
         quotients=(*quotients, *["INFINITY"] * spare),
         order=grid.order,
         zero_split=int(grid.zero_split is not None),
+        largest_scale=float_literal(fp32_from_bits(grid.largest_scale_bits)),
         positive_divisor=float_literal(float(grid.positive_divisor)),
         negative_divisor=float_literal(float(grid.negative_divisor)),
         same_sides=int(grid.positive_divisor == grid.negative_divisor),

@@ -62,6 +62,7 @@ class GridPlan:
     positive_divisor: float
     negative_divisor: float
     end_is_negative: bool
+    largest_scale_bits: int
     select_bits: int
 
     @property
@@ -250,6 +251,7 @@ def plan_of(view: View) -> Plan:
             positive_divisor=float(grid.positive_divisor),
             negative_divisor=float(grid.negative_divisor),
             end_is_negative=grid.end_is_negative,
+            largest_scale_bits=grid.largest_scale_bits,
             select_bits=_select_bits(view, index),
         )
         for index, (grid, ladder, offset) in enumerate(

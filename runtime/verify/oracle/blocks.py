@@ -116,7 +116,7 @@ def _scales(
     scale, word = fmt.scale, fmt.scale.word
     sign = -1.0 if negative else 1.0
     if scale.stored is not None or scale.codes == "wanted":
-        wanted = math.copysign(wanted_fp32(fmt, asked), sign)
+        wanted = math.copysign(wanted_fp32(fmt, grid, asked), sign)
         stored = None
         if scale.stored is None:
             own_sign = fmt.select.place != "scale.sign"
@@ -127,7 +127,7 @@ def _scales(
     if word.sign_bit is not None and negative:
         bits |= 1 << word.sign_bit
     if is_fp32(word):
-        value = wanted_fp32(fmt, asked)
+        value = wanted_fp32(fmt, grid, asked)
         yield nearest_word(word, value, signed=False) | bits, math.copysign(value, sign)
         return
     for code in stored_codes(fmt, grid, asked, unit):

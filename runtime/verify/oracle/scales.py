@@ -213,14 +213,22 @@ def _last_finite(fmt: Format, grid: Grid, unit: Fraction) -> int:
     return low
 
 
-def wanted_fp32(fmt: Format, asked: Fraction) -> float:
-    """The binary32 scale: one correctly rounded division, saturated."""
+def wanted_fp32(fmt: Format, grid: Grid, asked: Fraction) -> float:
+    """The binary32 scale: one correctly rounded division, saturated where the grid is finite."""
     scale = fmt.scale
     if asked == 0:
         zero = scale.word.number.magnitude(scale.zero_block) or Fraction(0)
         return round_fp32(zero)
     least = float(scale.minimum) if is_fp32(scale.word) else 2.0**-149
-    return max(min(round_fp32(asked), LARGEST), least)
+    rounded = min(round_fp32(asked), LARGEST)
+    if abs(times(float(grid.absmax_end), rounded)) == INFINITY:
+        low, high = 0, fp32_bits(rounded)
+        while high - low > 1:
+            middle = (low + high) // 2
+            finite = abs(times(float(grid.absmax_end), fp32_from_bits(middle))) != INFINITY
+            low, high = (middle, high) if finite else (low, middle)
+        rounded = fp32_from_bits(low)
+    return max(rounded, least)
 
 
 # -- second levels -------------------------------------------------------------------------
