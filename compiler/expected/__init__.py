@@ -1,0 +1,1 @@
+"""Expected errors of a format, by quadrature over order statistics."""
