@@ -49,7 +49,7 @@ class GridView:
             ``fp32_reciprocal``) as binary32 bits, to compare with ``>``; under ``add after`` of
             an integer, the rounded quotient plus the zero point.
         zero_split: the index of the threshold between -0 and +0, or None.
-        zero_code: the code of +0, or of the value nearest to it (the lower on a tie).
+        zero_code: the code that +0 takes.
         positive_divisor: absmax of the positive elements / this = the scale they ask for.
         negative_divisor: the same for the negative ones; 0 where they do not count.
         end_is_negative: the endpoint t* of rule argmax is the negative one.
@@ -207,6 +207,9 @@ def _grid_view(fmt: Format, grid: Grid) -> GridView:
     )
     targets = fmt.scale.targets
     positive, negative = _divisors(fmt.scale, grid, targets[0] if targets else None)
+    zero_rank = _zero_rank(midpoints, ties, split)
+    if fmt.policies.offset is not None:  # ranks are truncated quotients: 0 has that of the offset
+        zero_rank = max(0, min(floor(fmt.policies.offset), len(midpoints)))
     return GridView(
         name=grid.name,
         lut_bits=tuple(_lut_bits(grid, code) for code in range(len(grid.values))),
@@ -215,7 +218,7 @@ def _grid_view(fmt: Format, grid: Grid) -> GridView:
         ties_up=ties,
         quotient_bits=_quotient_bits(fmt, midpoints, ties, split),
         zero_split=split,
-        zero_code=order[_zero_rank(midpoints, ties, split)],
+        zero_code=order[zero_rank],
         positive_divisor=positive,
         negative_divisor=negative,
         end_is_negative=grid.absmax_end < 0,
