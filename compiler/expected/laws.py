@@ -1,16 +1,14 @@
 """The laws that elements are taken to follow: symmetric about 0, of variance 1, independent.
 
-Of each law what order statistics and quantization errors are made of: its density f, the
-probabilities of [-x, x] and of its complement, and the partial moments
-
-    first(x) = integral of t f(t) over 0..x,    second(x) = integral of t^2 f(t) over 0..x,
-
-all in closed form: in binary64 over NumPy arrays, and (``mp_``) in mpmath at its working
-precision. Arguments are 0 or more, except a density's.
+Of each law what order statistics and quantization errors are made of, in closed forms: in
+binary64 over NumPy arrays its density and the probabilities of [-x, x] and of its complement; in
+mpmath, at its working precision, these and the moments of a tail. Arguments are 0 or more,
+except a density's.
 
 Student's t of n degrees is scaled by sqrt((n - 2) / n); with tan(a) = x / sqrt(n - 2) its
 probabilities are the finite sums in sin(a) and cos(a) of Abramowitz and Stegun 26.7.3 and
-26.7.4, and its second moment is the same sum of n - 2 degrees.
+26.7.4, in the tail the series of the incomplete beta function; a tail's second moment is its
+edge's and the tail of n - 2 degrees at the same a.
 """
 
 from __future__ import annotations
@@ -34,6 +32,10 @@ Mp = Any
 MIN_DEGREES, MAX_DEGREES = 3, 100
 
 _ROOT_2 = math.sqrt(2.0)
+#: Of what lies beyond infinity.
+_NOTHING = (mpmath.mpf(0), mpmath.mpf(0), mpmath.mpf(0))
+#: From here a tail of Student's t is summed up; nearer it is 1 minus the rest.
+_TAIL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +61,16 @@ class Law(ABC):
         """P(|X| > x): relative accuracy in the tail."""
 
     @abstractmethod
-    def first(self, x: ArrayLike) -> F64:
-        """The integral of t f(t) over 0..x, to binary64's absolute accuracy."""
-
-    @abstractmethod
-    def second(self, x: ArrayLike) -> F64:
-        """The integral of t^2 f(t) over 0..x, to binary64's absolute accuracy."""
-
-    @abstractmethod
     def mp_density(self, x: Mp) -> Mp:
         """``density`` in mpmath."""
 
     @abstractmethod
     def mp_within(self, x: Mp) -> Mp:
-        """``within`` in mpmath."""
+        """``within`` in mpmath, to its absolute accuracy."""
 
     @abstractmethod
-    def mp_first(self, x: Mp) -> Mp:
-        """``first`` in mpmath."""
-
-    @abstractmethod
-    def mp_second(self, x: Mp) -> Mp:
-        """``second`` in mpmath."""
+    def mp_tails(self, x: Mp) -> tuple[Mp, Mp, Mp]:
+        """The integrals of f, t f and t^2 f over x..infinity, each to relative accuracy."""
 
 
 def law(name: str) -> Law:
@@ -133,14 +123,6 @@ class Gaussian(Law):
         """P(|X| > x)."""
         return _each(math.erfc, _array(x) / _ROOT_2)
 
-    def first(self, x: ArrayLike) -> F64:
-        """The integral of t f(t) over 0..x."""
-        return -np.expm1(-np.square(_array(x)) / 2) / math.sqrt(2 * math.pi)
-
-    def second(self, x: ArrayLike) -> F64:
-        """The integral of t^2 f(t) over 0..x."""
-        return self.within(x) / 2 - _times_vanishing(x, self.density(x))
-
     def mp_density(self, x: Mp) -> Mp:
         """The density at any x."""
         return mpmath.exp(-x * x / 2) / mpmath.sqrt(2 * mpmath.pi)
@@ -149,14 +131,13 @@ class Gaussian(Law):
         """P(|X| <= x)."""
         return mpmath.erf(x / mpmath.sqrt(2))
 
-    def mp_first(self, x: Mp) -> Mp:
-        """The integral of t f(t) over 0..x."""
-        return -mpmath.expm1(-x * x / 2) / mpmath.sqrt(2 * mpmath.pi)
-
-    def mp_second(self, x: Mp) -> Mp:
-        """The integral of t^2 f(t) over 0..x."""
-        edge = 0 if mpmath.isinf(x) else x * self.mp_density(x)
-        return self.mp_within(x) / 2 - edge
+    def mp_tails(self, x: Mp) -> tuple[Mp, Mp, Mp]:
+        """The integrals of f, t f and t^2 f over x..infinity."""
+        if mpmath.isinf(x):
+            return _NOTHING
+        mass = mpmath.erfc(x / mpmath.sqrt(2)) / 2
+        edge = self.mp_density(x)
+        return mass, edge, mass + x * edge
 
 
 # -- Laplace ---------------------------------------------------------------------------
@@ -178,17 +159,6 @@ class Laplace(Law):
         """P(|X| > x)."""
         return np.exp(-_ROOT_2 * _array(x))
 
-    def first(self, x: ArrayLike) -> F64:
-        """The integral of t f(t) over 0..x."""
-        edge = _times_vanishing(x, self.beyond(x)) / 2
-        return self.within(x) / (2 * _ROOT_2) - edge
-
-    def second(self, x: ArrayLike) -> F64:
-        """The integral of t^2 f(t) over 0..x."""
-        once = _times_vanishing(x, self.beyond(x))
-        twice = _times_vanishing(x, once)
-        return (self.within(x) - twice) / 2 - once / _ROOT_2
-
     def mp_density(self, x: Mp) -> Mp:
         """The density at any x."""
         root = mpmath.sqrt(2)
@@ -198,17 +168,13 @@ class Laplace(Law):
         """P(|X| <= x)."""
         return -mpmath.expm1(-mpmath.sqrt(2) * x)
 
-    def mp_first(self, x: Mp) -> Mp:
-        """The integral of t f(t) over 0..x."""
+    def mp_tails(self, x: Mp) -> tuple[Mp, Mp, Mp]:
+        """The integrals of f, t f and t^2 f over x..infinity."""
+        if mpmath.isinf(x):
+            return _NOTHING
         root = mpmath.sqrt(2)
-        edge = 0 if mpmath.isinf(x) else x * mpmath.exp(-root * x)
-        return self.mp_within(x) / (2 * root) - edge / 2
-
-    def mp_second(self, x: Mp) -> Mp:
-        """The integral of t^2 f(t) over 0..x."""
-        root = mpmath.sqrt(2)
-        edge = 0 if mpmath.isinf(x) else (x * x / 2 + x / root) * mpmath.exp(-root * x)
-        return self.mp_within(x) / 2 - edge
+        mass = mpmath.exp(-root * x) / 2
+        return mass, mass * (x + 1 / root), mass * (x * x + root * x + 1)
 
 
 # -- Student's t -----------------------------------------------------------------------
@@ -252,22 +218,6 @@ class Student(Law):
         tail = front * share ** (n / 2) * np.sqrt(1 - share) * total
         return np.where(size > 1, tail, 1 - self.within(np.minimum(size, 1.0)))
 
-    def first(self, x: ArrayLike) -> F64:
-        """The integral of t f(t) over 0..x."""
-        n = self._n
-        spread = np.log1p(np.square(_array(x)) / (n - 2))
-        rise = -np.expm1(-(n - 1) / 2 * spread)
-        return np.asarray(float(_height(n, 53)) * (n - 2) / (n - 1) * rise, np.float64)
-
-    def second(self, x: ArrayLike) -> F64:
-        """The integral of t^2 f(t) over 0..x."""
-        n = self._n
-        size = _array(x)
-        angle = np.arctan(size / math.sqrt(n - 2))
-        fall = np.cos(angle) ** (n - 2) * np.sin(angle) * math.sqrt(n - 2)
-        edge = float(_height(n, 53)) * (n - 2) / (n - 1) * fall
-        return np.asarray(self._angular(angle, n - 2) / 2 - edge, np.float64)
-
     @staticmethod
     def _angular(angle: F64, degrees: int) -> F64:
         sine, cosine = np.sin(angle), np.cos(angle)
@@ -287,23 +237,32 @@ class Student(Law):
         """P(|X| <= x)."""
         return self._mp_angular(x, self._n)
 
-    def mp_first(self, x: Mp) -> Mp:
-        """The integral of t f(t) over 0..x."""
+    def mp_tails(self, x: Mp) -> tuple[Mp, Mp, Mp]:
+        """The integrals of f, t f and t^2 f over x..infinity."""
+        if mpmath.isinf(x):
+            return _NOTHING
         n = self._n
-        spread = mpmath.log1p(x * x / (n - 2))
-        height = _height(n, mpmath.mp.prec) * (n - 2) / (n - 1)
-        return -height * mpmath.expm1(-(n - 1) * spread / 2)
+        spread = mpmath.sqrt(1 + x * x / (n - 2)) ** (n - 1)
+        edge = _height(n, mpmath.mp.prec) * (n - 2) / (n - 1) / spread
+        return self._mp_beyond(x, n) / 2, edge, self._mp_beyond(x, n - 2) / 2 + x * edge
 
-    def mp_second(self, x: Mp) -> Mp:
-        """The integral of t^2 f(t) over 0..x."""
-        n = self._n
-        edge = mpmath.mpf(0)
-        if not mpmath.isinf(x):
-            fall = x / mpmath.sqrt(1 + x * x / (n - 2)) ** (n - 1)
-            edge = _height(n, mpmath.mp.prec) * (n - 2) / (n - 1) * fall
-        return self._mp_angular(x, n - 2) / 2 - edge
+    def _mp_beyond(self, x: Mp, degrees: int) -> Mp:
+        """1 - ``_mp_angular``, in the tail by the series of ``beyond``."""
+        if x < _TAIL:
+            return 1 - self._mp_angular(x, degrees)
+        share = (self._n - 2) / (self._n - 2 + x * x)
+        half = mpmath.mpf(degrees) / 2
+        term = total = mpmath.mpf(1)
+        least, k = mpmath.eps / 4, 0
+        while term > least * total:
+            term *= share * (2 * k + 1 + degrees) / (2 * k + 2 + degrees)
+            total += term
+            k += 1
+        front = mpmath.sqrt(share) ** degrees * mpmath.sqrt(1 - share)
+        return front * total / (half * _beta(degrees, mpmath.mp.prec))
 
     def _mp_angular(self, x: Mp, degrees: int) -> Mp:
+        """P(|T| <= t) of so many degrees at the angle of this law's x."""
         if mpmath.isinf(x):
             return mpmath.mpf(1)
         reach = x / mpmath.sqrt(self._n - 2)
@@ -330,11 +289,17 @@ def _coefficients(degrees: int) -> tuple[tuple[int, int], ...]:
 
 
 @cache
-def _height(degrees: int, precision: int) -> Mp:
-    """The density at 0, to this many bits."""
+def _beta(degrees: int, precision: int) -> Mp:
+    """B(degrees / 2, 1 / 2), to this many bits."""
     with mpmath.workprec(precision + 10):
-        ratio = mpmath.gamma(mpmath.mpf(degrees + 1) / 2) / mpmath.gamma(mpmath.mpf(degrees) / 2)
-        return ratio / mpmath.sqrt((degrees - 2) * mpmath.pi)
+        return mpmath.beta(mpmath.mpf(degrees) / 2, mpmath.mpf(1) / 2)
+
+
+@cache
+def _height(degrees: int, precision: int) -> Mp:
+    """The density at 0, to this many bits: 1 / (B(n/2, 1/2) sqrt(n - 2))."""
+    with mpmath.workprec(precision + 10):
+        return 1 / (_beta(degrees, precision + 10) * mpmath.sqrt(degrees - 2))
 
 
 # -- arrays ----------------------------------------------------------------------------
@@ -348,12 +313,6 @@ def _each(function: Callable[[float], float], x: F64) -> F64:
     """A function of the math module on every element: NumPy has no error function."""
     values = np.fromiter(map(function, x.reshape(-1).tolist()), np.float64, x.size)
     return values.reshape(x.shape)
-
-
-def _times_vanishing(x: ArrayLike, fall: F64) -> F64:
-    """The product with what falls faster than x grows: 0 where x is infinite."""
-    size = _array(x)
-    return np.where(np.isinf(size), 0.0, np.where(np.isinf(size), 0.0, size) * fall)
 
 
 GAUSSIAN: Law = Gaussian("gaussian")

@@ -59,7 +59,7 @@ _CUTS = 24
 _RULES = (10, 14)
 
 
-class NotDerivable(ValueError):  # noqa: N818
+class NotDerivable(ValueError):
     """This format's error is not derived here; the message says why."""
 
 

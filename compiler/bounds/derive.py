@@ -1,0 +1,33 @@
+"""Every proven bound of a format."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from ..format import Format
+from ..view import view_of
+from .coder import coders_of
+from .proof import Proof, Statement
+from .single import ANY, block_statements, element_statements
+from .slack import slack
+
+
+def derive(fmt: Format) -> Proof:
+    """The proof of all bounds of a format."""
+    coders = coders_of(fmt)
+    statements = list(element_statements(fmt, coders))
+    if len(coders) == 1:
+        statements += block_statements(fmt, coders[0])
+    statements.append(_zero(fmt))
+    return Proof(fmt.name, fmt.content_hash, tuple(statements))
+
+
+def _zero(fmt: Format) -> Statement:
+    """What an element of an all-zero block decodes to, in units of the second level."""
+    number = fmt.scale.word.number
+    stored = number.magnitude(fmt.scale.zero_block) or Fraction(0)
+    view = view_of(fmt)
+    codes = [view.grids[i].zero_code for i in range(len(fmt.grids))]
+    found = [grid.values[code] for grid, code in zip(fmt.grids, codes, strict=True)]
+    bound = stored * min(abs(value) for value in found if value is not None)
+    return Statement("zero", "zero", ANY, bound, slack(fmt, "zero", bound))
