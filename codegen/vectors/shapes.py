@@ -104,7 +104,7 @@ class Shapes:
 @lru_cache(maxsize=256)
 def shapes_of(fmt: Format) -> Shapes:
     """The hardware widths of a plain format."""
-    number, hosting, path = fmt.scale.word.number, fmt.hosting, datapath(fmt)
+    number, path = fmt.scale.word.number, datapath(fmt)
     if path.block_sum is None:
         raise ValueError(f"'{fmt.name}' has no blocks for hardware to sum")
     return Shapes(
@@ -113,9 +113,9 @@ def shapes_of(fmt: Format) -> Shapes:
         select_bits=fmt.select.bits,
         select_is_field=fmt.select.place == "field",
         block=fmt.block,
-        hosted=hosting is not None,
+        hosted=path.host is not None,
         unit=path.unit,
-        shift_bits=hosting.host.max_shift.bit_length() if hosting else 0,
+        shift_bits=path.host.max_shift.bit_length() if path.host else 0,
         # A code that is no number decodes to the word 0.
         element=path.element.integers.with_zero(),
         multiplicand=path.multiplicand.with_zero(),

@@ -24,6 +24,7 @@ class Coder:
         edges: one fewer: the midpoints, or where a truncated quotient steps.
         positive, negative: the divisors of the two sides; 0 where a side asks for nothing.
         ends: the sides (+1, -1) that the element may lie on which decides the scale.
+        step: how many stored scales above the asked one's it takes.
     """
 
     values: tuple[Fraction, ...]
@@ -31,6 +32,7 @@ class Coder:
     positive: Fraction
     negative: Fraction
     ends: tuple[int, ...]
+    step: int = 0
 
     def reach(self, side: int) -> Fraction:
         """How far elements of a side go, in units of the asked scale."""
@@ -64,9 +66,10 @@ def coder_of(fmt: Format, trial: Trial) -> Coder:
     ends = tuple(end for end, d in ((1, positive), (-1, negative)) if d)
     if trial.flip:
         values, edges = tuple(-v for v in reversed(values)), tuple(-e for e in reversed(edges))
+        positive, negative, ends = negative, positive, tuple(-end for end in ends)
     if fmt.scale.rule == "argmax":
         ends = (-1,) if view_of(wanted_format(fmt)).grids[trial.grid].end_is_negative else (1,)
-    return Coder(values, edges, positive, negative, ends)
+    return Coder(values, edges, positive, negative, ends, trial.step)
 
 
 def coders_of(fmt: Format) -> tuple[Coder, ...]:

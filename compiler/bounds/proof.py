@@ -149,13 +149,15 @@ class Statement:
             in units of the least scale), ``zero`` (what an element of an all-zero block decodes
             to) or ``block`` (the sum of squares over absmax^2; for rows and tensors, whose
             length is open, its supremum per element).
-        regime: ``normal``, ``subnormal``, ``least``, ``saturated`` or ``zero``: where the scale
-            lies.
+        regime: ``normal``, ``subnormal``, ``least``, ``regular`` (every trial's word is above the
+            smallest normal one) or ``zero``: where the scale lies.
         kind: ``rounding`` (elements between the grid's ends), ``clipping`` (beyond them) or
             ``any``.
         bound: the supremum in exact real arithmetic.
         slack: what the roundings of binary32 may add; ``bound + slack`` is never exceeded.
         tight: whether ``bound`` is the supremum and not only above it.
+        domain: from which absmax on to which it holds, in units of the second level, where the
+            regime alone does not say it.
         cells, corners, boxes: what the bound is the maximum of.
         witness: an input that comes near it, or None where there is nothing to come near.
     """
@@ -166,6 +168,7 @@ class Statement:
     bound: Fraction
     slack: Fraction
     tight: bool = True
+    domain: tuple[Fraction, Fraction] | None = None
     cells: tuple[Cell, ...] = ()
     corners: tuple[Corner, ...] = ()
     boxes: tuple[Box, ...] = ()

@@ -180,10 +180,10 @@ def _corner(
 def element_statements(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
     """What one element may lose, at worst, whichever trial its block takes."""
     for regime in (NORMAL, SUBNORMAL):
-        ratios = ratios_of(fmt, regime)
+        spans = [ratios_of(fmt, regime, coder.step) for coder in coders]
         for measure, kinds in _MEASURES[regime]:
             for kind in kinds:
-                cells = _all_cells(fmt, coders, ratios, measure, kind)
+                cells = _all_cells(fmt, coders, spans, measure, kind)
                 if cells:
                     yield element_statement(fmt, measure, regime, kind, cells)
     yield from _least(fmt, coders)
@@ -201,20 +201,23 @@ _MEASURES = {
 
 
 def _all_cells(
-    fmt: Format, coders: Sequence[Coder], ratios: Iterable[Ratios], measure: str, kind: str
+    fmt: Format,
+    coders: Sequence[Coder],
+    spans: Sequence[tuple[Ratios, ...]],
+    measure: str,
+    kind: str,
 ) -> tuple[Cell, ...]:
-    spans = tuple(ratios)
     return tuple(
         cell
         for trial, coder in enumerate(coders)
-        for cell in element_cells(fmt, trial, coder, spans, measure, kind)
+        for cell in element_cells(fmt, trial, coder, spans[trial], measure, kind)
     )
 
 
 def block_statements(fmt: Format, coder: Coder) -> Iterator[Statement]:
     """What a block of a format with one trial may lose: squared errors over absmax^2."""
     for regime in (NORMAL, SUBNORMAL):
-        ratios = ratios_of(fmt, regime)
+        ratios = ratios_of(fmt, regime, coder.step)
         if ratios:
             corners = block_corners(fmt, 0, coder, ratios)
             bound = max(corner.height for corner in corners)
@@ -232,13 +235,12 @@ def element_statement(
 
 def _least(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
     """Blocks that ask for less than the least stored scale takes."""
-    words = words_of(fmt)
-    if not words or words[0].high is None:
+    spans = [ratios_of(fmt, LEAST, coder.step) for coder in coders]
+    cells = _all_cells(fmt, coders, spans, "least", ROUNDING)
+    cells += _all_cells(fmt, coders, spans, "least", CLIPPING)
+    if not cells:
         return
-    first = words[0]
-    span = (Ratios(first.low / first.value, first.high / first.value, first, first),)
-    cells = _all_cells(fmt, coders, span, "least", ROUNDING)
-    cells += _all_cells(fmt, coders, span, "least", CLIPPING)
+    first = words_of(fmt)[0]
     bound = max(cell.most for cell in cells)
     if first.low:
         # Smaller blocks are stored as zero: an element is its own error.

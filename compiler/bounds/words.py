@@ -84,7 +84,7 @@ def _nearest_words(fmt: Format) -> tuple[Word, ...]:
         return ()
     number = fmt.scale.word.number
     values = [m for m in number.magnitudes() if m is not None]
-    found = []
+    found: list[Word] = []
     for index, value in enumerate(values):
         if value == 0:
             continue
@@ -100,8 +100,10 @@ def _regime(smallest_normal: Fraction, index: int, value: Fraction) -> str:
     return NORMAL if value >= smallest_normal else SUBNORMAL
 
 
-def ratios_of(fmt: Format, regime: str) -> tuple[Ratios, ...]:
+def ratios_of(fmt: Format, regime: str, step: int = 0) -> tuple[Ratios, ...]:
     """The union of asked / stored over the words of a regime, as disjoint intervals.
+
+    With a ``step`` the word that is stored is so many above the asked one's.
 
     Binary32 scales have the one ratio 1: their rounding is in the slack of every bound. The
     largest word counts up to the ratio that the other words reach; past that it saturates.
@@ -109,10 +111,12 @@ def ratios_of(fmt: Format, regime: str) -> tuple[Ratios, ...]:
     words = words_of(fmt)
     if not words:
         return (Ratios(Fraction(1), Fraction(1)),) if regime == NORMAL else ()
+    moved = range(max(0, -step), len(words) - max(0, step))
+    pairs = [(words[i], words[i + step]) for i in moved]
     spans = [
-        (word.low / word.value, word.high / word.value, word)
-        for word in words
-        if word.regime == regime and word.high is not None
+        (asked.low / word.value, asked.high / word.value, word)
+        for asked, word in pairs
+        if word.regime == regime and asked.high is not None
     ]
     merged: list[Ratios] = []
     for low, high, word in sorted(spans, key=lambda span: (span[0], -span[1])):

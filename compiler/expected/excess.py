@@ -29,18 +29,18 @@ C128 = NDArray[np.complex128]
 #: Where panels are cut for the density's sake, on both sides.
 _LAW_CUTS = np.concatenate([[0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], 5.5 * 1.5 ** np.arange(60)])
 
-#: Nodes of a panel, and the phase, half of it, that they integrate to 1e-9.
-_ORDER, _PHASE = 10, 4.0
+#: Nodes of a panel, and the phase, half of it, that they integrate to 1e-8.
+_ORDER, _PHASE = 12, 7.5
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_ORDER)
 
 #: Periods of the trapezoid rule: in standard deviations, and in units of 1/c.
-_DEVIATIONS, _DECAYS = 24.0, 30.0
+_DEVIATIONS, _DECAYS = 16.0, 20.0
 
 #: Steps of t at once, and how many such batches at most.
 _BATCH, _MOST_BATCHES = 16, 128
 
-#: What may be left of the integral beyond the last t, relative.
-_REST = 1e-9
+#: What may be left of the integral beyond the last t, relative: for a part of chance 1; at most.
+_REST, _MOST_REST = 1e-8, 1e-3
 
 #: Newton steps to the best c; exponents below this count as impossible.
 _STEPS, _NEVER = 100, -690.0
@@ -66,6 +66,7 @@ class Part:
     Attributes:
         scales: the signed scales of the two ways.
         fixed: the elements that are known: the peaks.
+        chance: the probability of such blocks; it sets how precise the work has to be.
     """
 
     low: float
@@ -73,6 +74,7 @@ class Part:
     count: int
     scales: tuple[float, float]
     fixed: tuple[float, ...]
+    chance: float
 
 
 def sums(law: Law, ways: tuple[Way, Way], part: Part) -> Sums:
@@ -213,12 +215,12 @@ def _line(element: _Element, constant: float, count: int, c: float, step: float)
 
     Without the mass where all free elements have D = 0.
     """
-    total = 0.0
-    resolved = 0.0
+    rest = min(_REST / max(element.part.chance, 1e-300), _MOST_REST)
+    total = resolved = 0.0
     for batch in range(_MOST_BATCHES):
         last = step * _BATCH * (batch + 1)
         if last > resolved:
-            resolved = 2 * last
+            resolved = 1.5 * last
             element = element.refined(resolved)
             weight = element.chance * np.exp(c * (element.lead - element.lead.max()))
             weight = weight / weight.sum()
@@ -226,12 +228,12 @@ def _line(element: _Element, constant: float, count: int, c: float, step: float)
             powers = _powers(np.exp(1j * step * element.lead))
         first = np.exp(1j * (step * _BATCH * batch) * element.lead)
         t = step * (_BATCH * batch + np.arange(_BATCH))
-        rest = (powers @ (weight * first)) ** count - equal
-        terms = rest * np.exp(1j * t * constant) / (c + 1j * t) ** 2
+        free = np.einsum("kx,x->k", powers, weight * first) ** count - equal
+        terms = free * np.exp(1j * t * constant) / (c + 1j * t) ** 2
         if batch == 0:
             terms[0] /= 2
         total += float(terms.real.sum())
-        if float(np.abs(terms[-_BATCH // 2 :]).max()) * last / step < _REST * abs(total):
+        if float(np.abs(terms[-_BATCH // 2 :]).max()) * last / step < rest * abs(total):
             break
     return total
 

@@ -203,12 +203,11 @@ def _integrals(law: Law, ways: tuple[Way, Way], block: int) -> tuple[Sums, Sums]
     index = 0
     while True:
         v = _START + _STEP * index
-        chance = math.exp(-v - math.exp(-v)) * _STEP
         peak = _peak(law, -math.expm1(-math.exp(-v) / block))
-        term = chance * sum(
-            (share * _array(sums(law, ways, part)) for share, part in _parts(law, ways, block, peak)),
-            np.zeros(4),
-        )
+        chance = math.exp(-v - math.exp(-v)) * _STEP
+        term = np.zeros(4)
+        for part in _parts(law, ways, block, peak, chance):
+            term += part.chance * _array(sums(law, ways, part))
         fine += term
         coarse += 2 * term * (index % 2 == 0)
         index += 1
@@ -233,54 +232,62 @@ def _peak(law: Law, chance: float) -> float:
 
 
 def _parts(
-    law: Law, ways: tuple[Way, Way], block: int, peak: float
-) -> Iterator[tuple[float, Part]]:
+    law: Law, ways: tuple[Way, Way], block: int, peak: float, chance: float
+) -> Iterator[Part]:
     """Blocks whose largest magnitude is ``peak``, by its sign and the other side's peak."""
     if all(way.is_even for way in ways):
-        yield from _parts_of_sign(law, ways, block, peak, negative=False)
+        yield from _parts_of_sign(law, ways, block, peak, chance, negative=False)
         return
     for negative in (False, True):
-        for share, part in _parts_of_sign(law, ways, block, peak, negative=negative):
-            yield share / 2, part
+        yield from _parts_of_sign(law, ways, block, peak, chance / 2, negative=negative)
 
 
 def _parts_of_sign(
-    law: Law, ways: tuple[Way, Way], block: int, peak: float, *, negative: bool
-) -> Iterator[tuple[float, Part]]:
+    law: Law, ways: tuple[Way, Way], block: int, peak: float, chance: float, *, negative: bool
+) -> Iterator[Part]:
     breaks = {share for way in ways for share in way.breaks(peak_is_negative=negative)}
     cuts = [share * peak for share in sorted(breaks)]
     # Up to the first cut the other side's peak decides nothing, and is one of the free elements.
     first = cuts[0] if cuts else peak
-    free = _both(law, first, peak) ** (block - 1)
-    yield free, _part(ways, peak, first, 0.0, block - 1, negative=negative)
+    share = _reaches(law, first, peak) ** (block - 1)
+    yield _part(ways, block - 1, chance * share, peak, first, negative=negative)
     nodes, weights = np.polynomial.legendre.leggauss(_SIDE_ORDER)
     whole = float(law.within(np.array(peak)))
     for low, high in pairwise([*cuts, peak] if cuts else []):
         panels = math.ceil((high - low) / (_SIDE_PANEL * peak))
         for start, stop in pairwise(np.linspace(low, high, panels + 1).tolist()):
             half = (stop - start) / 2
-            for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
-                other = start + half * (1 + node)
-                chance = half * weight * (block - 1) * float(law.density(np.array(other))) / whole
-                chance *= _both(law, other, peak) ** (block - 2)
-                yield chance, _part(ways, peak, other, other, block - 2, negative=negative)
+            others = start + half * (1 + nodes)
+            shares = half * weights * (block - 1) * law.density(others) / whole
+            for other, share in zip(others.tolist(), shares.tolist(), strict=True):
+                share *= _reaches(law, other, peak) ** (block - 2)
+                yield _part(ways, block - 2, chance * share, peak, other, other, negative=negative)
 
 
-def _both(law: Law, other: float, peak: float) -> float:
+def _reaches(law: Law, other: float, peak: float) -> float:
     """P(X >= -other) for an element whose magnitude is at most ``peak``."""
     ends = law.beyond(np.array([other, peak]))
     return 1 - float(ends[0] - ends[1]) / (2 * float(law.within(np.array(peak))))
 
 
 def _part(
-    ways: tuple[Way, Way], peak: float, reach: float, other: float, count: int, *, negative: bool
+    ways: tuple[Way, Way],
+    count: int,
+    chance: float,
+    peak: float,
+    reach: float,
+    other: float = 0.0,
+    *,
+    negative: bool,
 ) -> Part:
-    """Elements from ``-reach`` to ``peak``, mirrored where the peak is negative."""
-    positive, below = (other, peak) if negative else (peak, other)
-    one, two = (
-        float(way.scales(np.array(positive), np.array(below), np.array(negative))) for way in ways
-    )
+    """Elements from ``-reach`` to ``peak``, all of it mirrored where the peak is negative.
+
+    ``other`` is the other side's peak; 0 where that is one of the free elements.
+    """
     fixed = (peak, -other) if other else (peak,)
-    low, high = (-peak, reach) if negative else (-reach, peak)
-    signed = tuple(-x for x in fixed) if negative else fixed
-    return Part(low, high, count, (one, two), signed)
+    sides = np.array([peak, other])[:, None]
+    positive, below = sides[::-1] if negative else sides
+    one, two = (float(way.scales(positive, below, np.array([negative]))[0]) for way in ways)
+    if negative:
+        return Part(-peak, reach, count, (one, two), tuple(-x for x in fixed), chance)
+    return Part(-reach, peak, count, (one, two), fixed, chance)

@@ -198,7 +198,13 @@ class Student(Law):
     def within(self, x: ArrayLike) -> F64:
         """P(|X| <= x)."""
         angle = np.arctan(_array(x) / math.sqrt(self._n - 2))
-        return self._angular(angle, self._n)
+        sine, cosine = np.sin(angle), np.cos(angle)
+        total = np.zeros_like(angle)
+        for over, under in reversed(_coefficients(self._n)):
+            total = total * cosine * cosine + over / under
+        if self._n % 2 == 0:
+            return np.asarray(sine * total, np.float64)
+        return np.asarray((angle + sine * cosine * total) * (2 / math.pi), np.float64)
 
     def beyond(self, x: ArrayLike) -> F64:
         """P(|X| > x): in the tail the incomplete beta function's series, all terms positive."""
@@ -218,16 +224,6 @@ class Student(Law):
         tail = front * share ** (n / 2) * np.sqrt(1 - share) * total
         return np.where(size > 1, tail, 1 - self.within(np.minimum(size, 1.0)))
 
-    @staticmethod
-    def _angular(angle: F64, degrees: int) -> F64:
-        sine, cosine = np.sin(angle), np.cos(angle)
-        total = np.zeros_like(angle)
-        for coefficient in reversed(_coefficients(degrees)):
-            total = total * cosine * cosine + coefficient[0] / coefficient[1]
-        if degrees % 2 == 0:
-            return np.asarray(sine * total, np.float64)
-        return np.asarray((angle + sine * cosine * total) * (2 / math.pi), np.float64)
-
     def mp_density(self, x: Mp) -> Mp:
         """The density at any x."""
         spread = 1 + x * x / (self._n - 2)
@@ -235,45 +231,47 @@ class Student(Law):
 
     def mp_within(self, x: Mp) -> Mp:
         """P(|X| <= x)."""
-        return self._mp_angular(x, self._n)
-
-    def mp_tails(self, x: Mp) -> tuple[Mp, Mp, Mp]:
-        """The integrals of f, t f and t^2 f over x..infinity."""
-        if mpmath.isinf(x):
-            return _NOTHING
-        n = self._n
-        spread = mpmath.sqrt(1 + x * x / (n - 2)) ** (n - 1)
-        edge = _height(n, mpmath.mp.prec) * (n - 2) / (n - 1) / spread
-        return self._mp_beyond(x, n) / 2, edge, self._mp_beyond(x, n - 2) / 2 + x * edge
-
-    def _mp_beyond(self, x: Mp, degrees: int) -> Mp:
-        """1 - ``_mp_angular``, in the tail by the series of ``beyond``."""
-        if x < _TAIL:
-            return 1 - self._mp_angular(x, degrees)
-        share = (self._n - 2) / (self._n - 2 + x * x)
-        half = mpmath.mpf(degrees) / 2
-        term = total = mpmath.mpf(1)
-        least, k = mpmath.eps / 4, 0
-        while term > least * total:
-            term *= share * (2 * k + 1 + degrees) / (2 * k + 2 + degrees)
-            total += term
-            k += 1
-        front = mpmath.sqrt(share) ** degrees * mpmath.sqrt(1 - share)
-        return front * total / (half * _beta(degrees, mpmath.mp.prec))
-
-    def _mp_angular(self, x: Mp, degrees: int) -> Mp:
-        """P(|T| <= t) of so many degrees at the angle of this law's x."""
         if mpmath.isinf(x):
             return mpmath.mpf(1)
         reach = x / mpmath.sqrt(self._n - 2)
         square = 1 / (1 + reach * reach)
         total = mpmath.mpf(0)
-        for over, under in reversed(_coefficients(degrees)):
+        for over, under in reversed(_coefficients(self._n)):
             total = total * square + mpmath.mpf(over) / under
-        sine = reach * mpmath.sqrt(square)
-        if degrees % 2 == 0:
-            return sine * total
+        if self._n % 2 == 0:
+            return reach * mpmath.sqrt(square) * total
         return (mpmath.atan(reach) + reach * square * total) * 2 / mpmath.pi
+
+    def mp_tails(self, x: Mp) -> tuple[Mp, Mp, Mp]:
+        """The integrals of f, t f and t^2 f over x..infinity."""
+        if mpmath.isinf(x):
+            return _NOTHING
+        n, precision = self._n, mpmath.mp.prec
+        spread = mpmath.sqrt(1 + x * x / (n - 2))
+        fall = spread ** (2 - n)
+        edge = _height(n, precision) * (n - 2) / (n - 1) * fall / spread
+        beyond = self._mp_beyond(x)
+        # Of n - 2 degrees it is this much more: the first term of its own series.
+        sine = x / spread / mpmath.sqrt(n - 2)
+        more = fall * sine * 2 / ((n - 2) * _beta(n - 2, precision))
+        return beyond / 2, edge, (beyond + more) / 2 + x * edge
+
+    def _mp_beyond(self, x: Mp) -> Mp:
+        """P(|X| > x), in the tail by the series of ``beyond`` in integers."""
+        if x < _TAIL:
+            return 1 - self.mp_within(x)
+        n, precision = self._n, mpmath.mp.prec
+        share = (n - 2) / (n - 2 + x * x)
+        bits = precision + 20
+        factor = int(mpmath.floor(mpmath.ldexp(share, bits)))
+        term = total = 1 << bits
+        k = n
+        while term:
+            term = (term * factor * (k + 1) >> bits) // (k + 2)
+            total += term
+            k += 2
+        front = mpmath.sqrt(share) ** n * mpmath.sqrt(1 - share)
+        return mpmath.ldexp(front * total, 1 - bits) / (n * _beta(n, precision))
 
 
 @cache
