@@ -18,11 +18,13 @@ from fmtc.compiler.bounds.datapath import datapath
 from fmtc.compiler.bounds.stages import FP32, FP64, lsb, odd_part, word_value
 from fmtc.compiler.exact import is_fp32, round_fp32
 from fmtc.compiler.hosts import HIF7, HIF8, HifHost
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+SELECT = "select 1 bit at scale.meta { 0: a, 1: b }"
+
 #: Formats whose whole set of block sums is small enough to be listed.
-LISTED = ("hif7_ue4m4", "hif8_ue4m4", "sop_pair", "nf4_hif7", "nvfp4", "mxfp4", "if4", "q8_0")
+LISTED = ("hif7_ue4m4", "hif8_ue4m4", "sop_pair", "nf4_hif7", "nvfp4", "mxfp4", "mixfp4", "q8_0")
 
 
 def load(name):
@@ -41,13 +43,13 @@ def element_sets(fmt):
     )
 
 
-def product_sets(fmt, unit, host=HIF8):
-    """The same of products with every activation, as integers of 2^unit."""
+def product_sets(sets, unit):
+    """For every set of elements: all products with activations, as integers of 2^unit."""
     scale = Fraction(2) ** -unit
-    for elements in element_sets(fmt):
+    for elements in sets:
         integers = [element * scale for element in elements]
         assert all(i.denominator == 1 for i in integers)
-        yield {int(i) * a for i in integers for a in host.words()}
+        yield {int(i) * a for i in integers for a in HIF8.words()}
 
 
 def scale_words(fmt):
@@ -61,17 +63,26 @@ def scale_words(fmt):
     return words
 
 
+def sumset(left, right):
+    """Which sums of two sets of naturals there are; sets are arrays of 0 and 1."""
+    size = len(left) + len(right) - 1
+    padded = 1 << (size - 1).bit_length()
+    counts = np.fft.irfft(np.fft.rfft(left, padded) * np.fft.rfft(right, padded), padded)
+    return (counts[:size] > 0.5).astype(np.float64)
+
+
 def all_sums(products, count):
-    """Every sum of ``count`` products as an array, by dynamic programming over a set of bits."""
+    """Every sum of ``count`` products, ascending: the sets of longer sums from those of shorter."""
     low = min(products)
-    reached = 1
-    for _ in range(count):
-        step = 0
-        for value in products:
-            step |= reached << (value - low)
-        reached = step
-    data = np.frombuffer(reached.to_bytes(reached.bit_length() // 8 + 1, "little"), np.uint8)
-    return np.flatnonzero(np.unpackbits(data, bitorder="little")) + count * low
+    power = np.zeros(max(products) - low + 1)
+    power[[p - low for p in products]] = 1
+    reached = np.ones(1)
+    for bit in range(count.bit_length()):
+        if count >> bit & 1:
+            reached = sumset(reached, power)
+        if count >> (bit + 1):
+            power = sumset(power, power)
+    return np.flatnonzero(reached) + count * low
 
 
 def odd_parts(integers):
@@ -145,7 +156,7 @@ def test_elements_and_products_reach_exactly_the_ends_that_are_said(name):
     every = set().union(*element_sets(fmt))
     assert (path.element.low.value, path.element.high.value) == (min(every), max(every))
     assert path.element.significand == max(odd_part(v) for v in every).bit_length()
-    products = set().union(*product_sets(fmt, path.unit))
+    [products] = product_sets([every], path.unit)
     assert path.product.integers == Bounds(min(products), max(products))
     assert odd_part(path.product.odd.value) == max(odd_part(Fraction(p)) for p in products)
     assert path.product.finest == path.unit + min(lsb(Fraction(p)) for p in products if p)
@@ -170,7 +181,9 @@ def test_the_words_of_every_end_reach_it(name):
 
 def assert_block_sums_are_said(fmt):
     stage = datapath(fmt).block_sum
-    sums = [all_sums(products, fmt.block) for products in product_sets(fmt, stage.unit)]
+    sums = [
+        all_sums(products, fmt.block) for products in product_sets(element_sets(fmt), stage.unit)
+    ]
     low, high = min(s[0] for s in sums), max(s[-1] for s in sums)
     assert stage.integers == Bounds(low, high)
     assert odd_part(stage.odd.value) == max(odd_parts(s).max() for s in sums)
@@ -189,8 +202,7 @@ def test_all_sums_of_a_block_lie_between_the_ends_and_have_no_longer_significand
         "grid g = codebook 1 { 4, 12 }  scale e8m0",
         "grid g = codebook 2 { -0.75, 0, 2, 32 }  scale ue4m4",
         "grid g = e3m2  scale ue4m3",
-        "grid a = codebook 1 { -1, 64 }  grid b = codebook 1 { 5, 20 }  scale ue4m3 "
-        "select 1 bit at scale.meta { 0: a, 1: b }",
+        "grid a = codebook 1 { -1, 64 }  grid b = codebook 1 { 5, 20 }  scale ue4m3  " + SELECT,
         "grid g = int 3 { range full }  scale fp32 { rule range }  zero point",
     ],
 )
@@ -325,8 +337,7 @@ def test_512_products_are_exact_in_an_fp32_accumulator_and_513_are_not():
     width=st.integers(1, 80),
 )
 def test_width_and_most_steps_are_each_others_inverse(low, high, steps, width):
-    if low == high:
-        return
+    assume(low < high)
     sums = Accumulator(Bounds(low, high), 0)
     half = 1 << (sums.width(steps) - 1)
     assert -half <= steps * low
@@ -389,7 +400,7 @@ def test_the_fp32_bound_is_nearly_reached_by_blocks_that_are_lost_one_by_one():
         error = abs(accumulate(terms) - sum(terms))
         bound = sums.bound(blocks, sum(terms))
         assert error == (blocks - 1) * small
-        assert Fraction(blocks - 1, blocks + 1) * bound < error <= bound
+        assert Fraction(99, 100) * Fraction(blocks - 1, blocks) * bound < error <= bound
 
 
 @pytest.mark.parametrize("name", ["hif7_ue4m4", "nvfp4", "sop_pair"])

@@ -100,7 +100,6 @@ class Accumulator:
             "width_of_one": self.width(1),
             "width_of_n": self.closed_form,
             "most_steps": {str(width): json_integer(self.most(width)) for width in SHOWN_WIDTHS},
-            "most_steps_exact_in_fp32": json_integer(self.most_exact()),
         }
 
 

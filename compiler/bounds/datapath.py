@@ -110,7 +110,8 @@ class Datapath:
             "unit": self.unit,
             "multiplier_bits": self.coefficients.bits,
             "stages": {stage.name: stage.as_json() for stage in self.stages},
-            "row_sum": self.row_sum.as_json(),
+            "row_sum": self.row_sum.as_json()
+            | {"most_steps_exact_in_fp32": self.row_sum.most_exact()},
             "exact_sum": self.exact_sum and self.exact_sum.as_json(),
             "fp32_sum": self.fp32_sum and self.fp32_sum.as_json(),
             "missing": list(self.missing),
@@ -123,7 +124,10 @@ def datapath(fmt: Format, activation: HifHost = ACTIVATION) -> Datapath:
 
     Args:
         fmt: any format.
-        activation: host of the activations' words; one with shifts.
+        activation: host of the activations' words.
+
+    Raises:
+        ValueError: the activation's host has no shifts, so that its ends are odd.
     """
     variants = tuple(_variants(fmt))
     hosting = fmt.hosting if _point(fmt) is None else None
@@ -323,7 +327,7 @@ def _decisive_codes(layout: ScaleWord) -> tuple[int, ...]:
 def _fp32_sum(block_sum: Stage, pair: Stage, term: Stage) -> Fp32Sum:
     rounded = [stage for stage in (block_sum, pair) if stage.misfit(FP32)]
     conditions = tuple(
-        f"every {stage.name.replace('_', ' ')} is 0 or a normal fp32 number"
+        f"every {stage.name.replace('_', ' ')} is 0 or as large as a normal fp32 number"
         for stage in rounded
         if not stage.in_range(FP32)
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from typing import Any
 
+from .moved_points import Moved
+
 #: Enters every proof and the name of every cached one: raise it when the meaning changes.
 SCHEMA = 1
 
@@ -132,12 +134,16 @@ class Witness:
         runs: (value as ``float.hex``, count), row after row.
         block: first row, last row + 1, first column, last column + 1 of the block.
         element: row and column of the element, or None where the whole block counts.
+        digest: SHA-256 of the elements as binary32, little-endian, row after row.
+        reached: the share of the bound that it was seen to reach.
     """
 
     shape: tuple[int, int]
     runs: tuple[tuple[str, int], ...]
     block: tuple[int, int, int, int]
     element: tuple[int, int] | None
+    digest: str = ""
+    reached: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ class Statement:
         tight: whether ``bound`` is the supremum and not only above it.
         domain: from which absmax on to which it holds, in units of the second level, where the
             regime alone does not say it.
-        cells, corners, boxes: what the bound is the maximum of.
+        cells, corners, boxes, moved: what the bound is the maximum of.
         witness: an input that comes near it, or None where there is nothing to come near.
     """
 
@@ -172,6 +178,7 @@ class Statement:
     cells: tuple[Cell, ...] = ()
     corners: tuple[Corner, ...] = ()
     boxes: tuple[Box, ...] = ()
+    moved: tuple[Moved, ...] = ()
     witness: Witness | None = None
 
     @property

@@ -76,14 +76,14 @@ class Blocks:
     @cached_property
     def sides(self) -> tuple[Side, Side]:
         """The positive and the negative side."""
-        values = [exactly(value) for value in self.view.format.grids[0].numbers]
+        values = [rounded(value) for value in self.view.format.grids[0].numbers]
         offset = self.view.format.policies.offset
         if offset is None:
             points = [(low + high) / 2 for low, high in pairwise(values)]
         else:  # truncated after adding it, counted from the lowest code
-            points = [exactly(rank + 1 - offset) for rank in range(len(values) - 1)]
+            points = [rounded(rank + 1 - offset) for rank in range(len(values) - 1)]
         trial = self.view.trials[0]
-        positive, negative = exactly(trial.positive_divisor), exactly(trial.negative_divisor)
+        positive, negative = rounded(trial.positive_divisor), rounded(trial.negative_divisor)
         up, down = bisect_right(points, 0), bisect_left(points, 0)
         return (
             Side(positive, tuple(points[up:]), tuple(values[up:])),
@@ -153,12 +153,9 @@ class Blocks:
         high = [reach * side.divisor if side.divisor else mpmath.inf for side in self.sides]
         if self.sides[0] == self.sides[1]:
             return 2 * self.sides[0].error(scale, zero, high[0], tails)
-        return sum(
-            (
-                side.error(scale, zero, stop, tails)
-                for side, stop in zip(self.sides, high, strict=True)
-            ),
-            zero,
+        return mpmath.fsum(
+            side.error(scale, zero, stop, tails)
+            for side, stop in zip(self.sides, high, strict=True)
         )
 
     def shell(self, scale: Mp, low: Mp, high: Mp, tails: Callable[[Mp], Tails]) -> Mp:
@@ -184,6 +181,6 @@ class Blocks:
         return count * size * mpmath.mpf(10) ** (1 - mpmath.mp.dps)
 
 
-def exactly(value: Fraction) -> Mp:
+def rounded(value: Fraction) -> Mp:
     """A rational in mpmath, rounded once."""
     return mpmath.mpf(value.numerator) / value.denominator

@@ -37,10 +37,13 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_ORDER)
 _DEVIATIONS, _DECAYS = 16.0, 20.0
 
 #: Steps of t at once, and how many such batches at most.
-_BATCH, _MOST_BATCHES = 16, 128
+_BATCH, _MOST_BATCHES = 16, 64
 
 #: What may be left of the integral beyond the last t, relative: for a part of chance 1; at most.
-_REST, _MOST_REST = 1e-8, 1e-3
+_REST, _MOST_REST = 1e-5, 1e-2
+
+#: A panel of less probability, of one element, is not refined.
+_NEGLIGIBLE = 1e-14
 
 #: Newton steps to the best c; exponents below this count as impossible.
 _STEPS, _NEVER = 100, -690.0
@@ -151,9 +154,10 @@ class _Element:
         size = max(float(self.first.max()), float(self.second.max()))
         return np.abs(self.first - self.second) <= 1e-14 * size
 
-    def refined(self, t: float) -> _Element:
-        """Panels so short that exp(itD) turns little within each."""
-        pieces = np.maximum(np.ceil(self.slope() * t / 2 / _PHASE), 1).astype(np.intp)
+    def refined(self, t: float, weight: F64) -> _Element:
+        """Panels so short that exp(itD) turns little within each that has weight at all."""
+        turns = np.where(weight.reshape(-1, _ORDER).sum(axis=1) < _NEGLIGIBLE, 0, self.slope())
+        pieces = np.maximum(np.ceil(turns * t / 2 / _PHASE), 1).astype(np.intp)
         starts = np.repeat(self.edges[:-1], pieces)
         step = np.repeat(np.diff(self.edges) / pieces, pieces)
         rank = np.arange(len(starts)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -215,20 +219,23 @@ def _line(element: _Element, constant: float, count: int, c: float, step: float)
 
     Without the mass where all free elements have D = 0.
     """
+    weight = _tilted(element, c)
     rest = min(_REST / max(element.part.chance, 1e-300), _MOST_REST)
     total = resolved = 0.0
     for batch in range(_MOST_BATCHES):
         last = step * _BATCH * (batch + 1)
         if last > resolved:
             resolved = 1.5 * last
-            element = element.refined(resolved)
-            weight = element.chance * np.exp(c * (element.lead - element.lead.max()))
-            weight = weight / weight.sum()
-            equal = float(weight[element.equal()].sum()) ** count
-            powers = _powers(np.exp(1j * step * element.lead))
-        first = np.exp(1j * (step * _BATCH * batch) * element.lead)
+            element = element.refined(resolved, weight)
+            weight = _tilted(element, c)
+            still = element.equal()
+            equal = float(weight[still].sum())
+            moving = ~still & (weight > _NEGLIGIBLE * weight.max())
+            lead = element.lead[moving]
+            powers = _powers(np.exp(1j * step * lead))
+        turned = weight[moving] * np.exp(1j * (step * _BATCH * batch) * lead)
         t = step * (_BATCH * batch + np.arange(_BATCH))
-        free = np.einsum("kx,x->k", powers, weight * first) ** count - equal
+        free = (np.einsum("kx,x->k", powers, turned) + equal) ** count - equal**count
         terms = free * np.exp(1j * t * constant) / (c + 1j * t) ** 2
         if batch == 0:
             terms[0] /= 2
@@ -236,6 +243,13 @@ def _line(element: _Element, constant: float, count: int, c: float, step: float)
         if float(np.abs(terms[-_BATCH // 2 :]).max()) * last / step < rest * abs(total):
             break
     return total
+
+
+def _tilted(element: _Element, c: float) -> F64:
+    """The probabilities times exp(cD), their sum 1 again."""
+    lead = element.lead
+    weight = element.chance * np.exp(c * (lead - lead.max()))
+    return weight / weight.sum()
 
 
 def _powers(z: C128) -> C128:

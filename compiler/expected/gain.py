@@ -36,13 +36,13 @@ BLOCKS = tuple(1 << k for k in range(2, 17))
 LARGEST_BLOCK = 1 << 20
 
 #: Of v: where the integral begins, and the step of the trapezoid rule.
-_START, _STEP = -3.5, 0.5
+_START, _STEP = -3.0, 0.5
 
 #: The rest of the integral that is left out, relative.
-_REST = 1e-9
+_REST = 1e-7
 
 #: What the quadratures inside may err, relative to the gain.
-_INNER = 1e-6
+_INNER = 1e-5
 
 #: Nodes for the other side's peak, and the panel that they serve, as a share of the peak.
 _SIDE_ORDER, _SIDE_PANEL = 6, 0.2
@@ -171,7 +171,7 @@ def _crossing(paying: Gain, other: Gain) -> float:
 
 
 def _gain(ways: tuple[Way, ...], bits: int, law: Law, block: int) -> Gain:
-    worth = -math.expm1(-2 * bits / block * math.log(2))
+    worth = 1 - 2 ** (-2 * bits / block)
     if _served(ways):
         fine, coarse = _integrals(law, (ways[0], ways[1]), block)
         single = (fine.first / block, fine.second / block)

@@ -43,13 +43,14 @@ from ..exact import fp32_from_bits
 from ..format import Format
 from ..scales import LOG2_RULES
 from ..view import View, view_of
-from .blocks import Blocks, exactly
+from .blocks import Blocks, rounded
 from .laws import GAUSSIAN, Law, Mp
 from .quadrature import doubling, over_logarithm, panel
 
 #: Digits that are carried beyond the asked ones: 8-bit grids lose six to cancellation.
 GUARD_DIGITS = 15
-MAX_DIGITS = 40
+#: The figures are binary64.
+MAX_DIGITS = 15
 
 
 class NotDerivable(ValueError):
@@ -63,7 +64,7 @@ class Expected:
     Attributes:
         value: the figure.
         error: its absolute error, estimated: what the last refinement of the quadratures
-            changed, plus bounds of what was cut off and of mpmath's rounding. Refining squares
+            changed, plus bounds of what was cut off and of rounding. Refining squares
             the error, so that what is left is far smaller; it is an estimate all the same and
             no enclosure. Where no integral is left (absmax with stored scales), rounding alone.
         law: the law's name.
@@ -124,12 +125,15 @@ def expected_mse(
     if stored and fmt.scale.codes == "wanted":
         raise NotDerivable(
             f"the expected error of '{fmt.name}' is not derived: elements are rounded under the"
-            " wanted scale and decoded under the stored one; scales='exact' is served"
+            " wanted scale and decoded under the stored one"
+            + (" (scales='exact' is served)" if scales == "stored" else "")
         )
     with mpmath.workdps(digits + GUARD_DIGITS):
         blocks = Blocks(view, law, size, mpmath.mpf(unit), digits)
         value, error = _stored(blocks) if stored else _exact(blocks)
-        return Expected(float(value), float(error), str(law), size, "stored" if stored else "exact")
+        figure = float(value)
+        bound = float(error + abs(value - figure))
+        return Expected(figure, bound, str(law), size, "stored" if stored else "exact")
 
 
 def _reason(fmt: Format, block: int | None) -> str:
@@ -179,7 +183,7 @@ def _exact(blocks: Blocks) -> tuple[Mp, Mp]:
             total += (g - 1) * blocks.power(reach, g - 2) * slope * others
         return total * reach, g * rest * slope * reach**3
 
-    value, moment, error = over_logarithm(integrand, _middle(blocks), g, blocks.digits)
+    value, moment, error = over_logarithm(integrand, _middle(blocks), blocks.digits)
     if blocks.view.scale.is_fp32:
         least = mpmath.mpf(fp32_from_bits(blocks.view.scale.minimum_bits))
         error += blocks.power(least, g) * (2 * least * blocks.span) ** 2
@@ -250,7 +254,7 @@ def _cells(blocks: Blocks) -> list[tuple[Mp, Mp, Mp]]:
     """Every stored scale, and between which wanted ones it is taken; the last one saturates."""
     view = blocks.view.scale
     one = blocks.effective(1.0)
-    edges = [exactly(view.first_point) * one, *(exactly(point) * one for point in view.points)]
+    edges = [rounded(view.first_point) * one, *(rounded(point) * one for point in view.points)]
     stored = [blocks.effective(fp32_from_bits(view.values_bits[c])) for c in view.ranks[1:]]
     return list(zip(stored, edges, [*edges[1:], mpmath.inf], strict=True))
 

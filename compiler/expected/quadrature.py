@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import mpmath
 import numpy as np
 
 from .laws import Mp
 
+#: The trapezoidal rule's first step in log s.
+_STEP = 0.25
 #: How often the trapezoidal step is halved, and a panel cut in two, at most.
-_HALVINGS = 8
+_HALVINGS = 10
 _CUTS = 24
 #: Points of the two Gauss-Legendre rules that a panel is integrated by.
 _RULES = (10, 14)
@@ -23,13 +26,14 @@ class Unsettled(ArithmeticError):
 
 
 def over_logarithm(
-    integrand: Callable[[Mp], tuple[Mp, Mp]], middle: float, block: int, digits: int
+    integrand: Callable[[Mp], tuple[Mp, Mp]], middle: float, digits: int
 ) -> tuple[Mp, Mp, Mp]:
     """The integral over log s of two functions of s, and the first one's error.
 
-    The peak of the largest of g is about 1 / (2 log g) wide in log s.
+    Both are analytic, not negative, and fall off to both sides of a peak near ``middle``: by the
+    trapezoidal rule, whose step is halved until two sums agree.
     """
-    step = mpmath.mpf(1) / mpmath.mpf(4 + 4 * math.ceil(math.log(block + 1)))
+    step = mpmath.mpf(_STEP)
     wanted = mpmath.mpf(10) ** (-digits)
     negligible = wanted * mpmath.mpf(10) ** -4
     start = integrand(mpmath.exp(middle))

@@ -12,7 +12,7 @@ from .laws import Law
 from .ways import F64, Way
 
 #: Elements that are encoded for one block size, times the ways; and the least number of blocks.
-_WORK, _LEAST_BLOCKS = 1 << 22, 64
+_WORK, _LEAST_BLOCKS = 1 << 22, 128
 
 #: Elements of all ways that are worked on at once.
 _PIECE = 1 << 17

@@ -1,0 +1,272 @@
+"""What encoding a tensor did to its blocks, and exactly how near that comes to a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrange import Arrangement, peaks_of
+from ..exact import fp32_from_bits
+from ..format import Format, Stream
+from ..kernel import dense_format, wanted_format
+from ..packing import unpack
+from ..pipeline import decode, encode
+from ..records import from_records
+from ..reference import TensorLevel, block_scales, calibrate, select_of
+from ..scales import is_fp32_word
+from ..stored import read_stored
+from ..streams import LEVELS, RECORDS
+from ..view import view_of
+from .coder import Coder, coders_of
+from .proof import Statement
+from .slack import element_count
+from .words import LEAST, NORMAL, SUBNORMAL, ratios_of, words_of
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+#: Regimes that ``Outcome.regime`` knows beside those of words.
+ZERO, SATURATED = "zero", "saturated"
+
+#: First row, last row + 1, first column, last column + 1.
+Place = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A tensor and what became of it.
+
+    Attributes:
+        fmt: the format.
+        x, decoded: float32 [rows, n], before and after.
+        stored: float32 [block rows, block columns], every block's stored scale in units of the
+            second level, with its sign.
+        levels: float32 [block rows], the second level.
+        selects: uint8 [block rows, block columns], every block's grid.
+    """
+
+    fmt: Format
+    x: F32
+    decoded: F32
+    stored: F32
+    levels: F32
+    selects: U8
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """How the elements fall into blocks."""
+        return Arrangement.of(self.fmt, self.x.shape[0], self.x.shape[1])
+
+    def block_of(self, place: Place) -> tuple[int, int]:
+        """Row and column of a block among the blocks."""
+        if self.fmt.extent == "tensor":
+            return 0, 0
+        column = place[2] // self.fmt.block if self.fmt.extent == "block" else 0
+        return place[0] // self.fmt.tile, column
+
+    def scale(self, place: Place) -> Fraction:
+        """The exact product of stored scale and second level, which binary32 rounds."""
+        row, column = self.block_of(place)
+        return Fraction(float(self.stored[row, column])) * Fraction(float(self.levels[row]))
+
+
+def outcome(fmt: Format, x: F32) -> Outcome:
+    """Encode and decode rows by the reference."""
+    level = calibrate(fmt, x)
+    streams = encode(fmt, x, level)
+    return outcome_of(fmt, x, streams, decode(fmt, streams, x.shape[1], level), level)
+
+
+def outcome_of(
+    fmt: Format, x: F32, streams: dict[str, U8], decoded: F32, level: TensorLevel
+) -> Outcome:
+    """What streams that a back end made say of the blocks."""
+    rows, length = x.shape
+    arrangement = Arrangement.of(fmt, rows, length)
+    dense = streams if fmt.record is None else from_records(fmt, streams[RECORDS], length)
+    levels = np.full(arrangement.block_shape[0], level.multiplier, np.float32)
+    if fmt.scale.tensor == "rows":
+        levels = dense[LEVELS].reshape(-1).view("<f4").astype(np.float32)[:: fmt.tile]
+    stored, selects = _stored(dense_format(fmt), dense, arrangement.block_shape)
+    return Outcome(fmt, x, decoded, stored, levels, selects)
+
+
+def _stored(fmt: Format, streams: dict[str, U8], shape: tuple[int, int]) -> tuple[F32, U8]:
+    scale = fmt.scale
+    if scale.stored is not None:
+        stored = read_stored(streams, scale.stored, shape, scale.flat, scale.center, "scales")
+        selects = np.zeros(shape, np.uint8)
+    else:
+        stream = Stream("scales", scale.word.container, "block", "low_first")
+        words = unpack(streams["scales"], shape[1], stream).astype(np.uint32)
+        stored = block_scales(view_of(fmt), words, 1.0)
+        selects = select_of(view_of(fmt), words).astype(np.uint8)
+    if fmt.select.place == "field":
+        stream = Stream("select", fmt.select.bits, "block", "low_first")
+        selects = unpack(streams["select"], shape[1], stream).astype(np.uint8)
+    return np.asarray(stored, np.float32), selects
+
+
+def regimes_of(outcome: Outcome) -> NDArray[np.str_]:
+    """The regime of every block, by its stored word: str [block rows, block columns].
+
+    A block is ``saturated`` where a trial of its grid would ask for more than any stored scale
+    takes, or where its products leave binary32; ``zero`` where all its elements are.
+    """
+    fmt, arrangement = outcome.fmt, outcome.arrangement
+    sizes = np.abs(outcome.stored)
+    peaks = peaks_of(arrangement, outcome.x)
+    first = _first_word(fmt)
+    found = np.where(sizes >= _smallest_normal(fmt), NORMAL, SUBNORMAL).astype("<U9")
+    found[sizes <= first] = LEAST
+    found[_saturates(outcome, peaks.positive, peaks.negative)] = SATURATED
+    found[peaks.largest == 0] = ZERO
+    return found
+
+
+def _first_word(fmt: Format) -> np.float32:
+    words = words_of(fmt)
+    if not words:
+        return np.float32(fp32_from_bits(view_of(wanted_format(fmt)).scale.minimum_bits))
+    return np.float32(float(words[0].value))
+
+
+def _smallest_normal(fmt: Format) -> np.float32:
+    return np.float32(float(fmt.scale.word.number.smallest_normal))
+
+
+def _saturates(outcome: Outcome, positive: F32, negative: F32) -> NDArray[np.bool_]:
+    fmt = outcome.fmt
+    words = words_of(fmt)
+    if is_fp32_word(fmt.scale.word) or not words:
+        return np.zeros(outcome.stored.shape, np.bool_)
+    largest = words[-1].value
+    spans = [span for regime in (NORMAL, SUBNORMAL, LEAST) for span in ratios_of(fmt, regime)]
+    most = float(largest * max((span.high for span in spans), default=Fraction(1)))
+    asked = np.zeros(outcome.stored.shape)
+    for coder in coders_of(fmt):
+        ends = [max(coder.positive, coder.negative)] * 2 if fmt.scale.rule == "argmax" else []
+        for divisor, peak in zip(
+            ends or (coder.positive, coder.negative), (positive, negative), strict=True
+        ):
+            if divisor:
+                asked = np.maximum(asked, peak.astype(np.float64) / float(divisor))
+    past: NDArray[np.bool_] = asked > most * outcome.levels[:, None].astype(np.float64)
+    return past & (np.abs(outcome.stored) >= np.float32(float(largest)))
+
+
+def share_reached(
+    outcome: Outcome, statement: Statement, place: Place, element: tuple[int, int] | None
+) -> Fraction:
+    """The error of an element or block over the bound that a statement gives it, exactly.
+
+    It is 0 where the statement does not speak of it: a block in another regime, or an element on
+    the other side of the grid's end. A bound of 0 that is kept counts as reached.
+    """
+    row, column = outcome.block_of(place)
+    if regimes_of(outcome)[row, column] != statement.regime:
+        return Fraction(0)
+    error = _error(outcome, statement, place, element)
+    if error is None:
+        return Fraction(0)
+    if statement.bound == 0:
+        return Fraction(int(error == 0))
+    return error / statement.bound
+
+
+def _error(
+    outcome: Outcome, statement: Statement, place: Place, element: tuple[int, int] | None
+) -> Fraction | None:
+    if statement.measure == "block":
+        return _squares(outcome, place)
+    if element is None:
+        raise ValueError(f"'{statement.name}' is about one element")
+    x, decoded = (Fraction(float(a[element])) for a in (outcome.x, outcome.decoded))
+    error = abs(x - decoded)
+    scale = abs(outcome.scale(place))
+    level = Fraction(float(outcome.levels[outcome.block_of(place)[0]]))
+    if outcome.fmt.scale.codes == "wanted":
+        scale = asked_scale(outcome, place)
+    if statement.measure == "zero":
+        return abs(decoded) / level
+    if statement.measure == "least":
+        return error / _least_unit(outcome, level, scale)
+    coder = _coder(outcome, place)
+    if not _speaks(statement, coder, x / scale * _sign(outcome, place)):
+        return None
+    match statement.measure:
+        case "absmax":
+            return error / Fraction(float(np.abs(_elements(outcome.x, place)).max()))
+        case "self":
+            return error / abs(x)
+        case _:
+            return error / scale
+
+
+def _least_unit(outcome: Outcome, level: Fraction, asked: Fraction) -> Fraction:
+    if outcome.fmt.scale.codes == "wanted":
+        return asked
+    return words_of(outcome.fmt)[0].value * level
+
+
+def _speaks(statement: Statement, coder: Coder, y: Fraction) -> bool:
+    """Whether a statement is about an element at y of its grid."""
+    if statement.measure == "self":
+        return abs(y) >= min(abs(v) for v in coder.values if v)
+    inside = coder.values[0] <= y <= coder.values[-1]
+    return statement.kind == "any" or inside == (statement.kind == "rounding")
+
+
+def _sign(outcome: Outcome, place: Place) -> int:
+    """-1 where the scale mirrors the grid."""
+    if not view_of(wanted_format(outcome.fmt)).scale.signed_rule:
+        return 1
+    return -1 if np.signbit(outcome.stored[outcome.block_of(place)]) else 1
+
+
+def _coder(outcome: Outcome, place: Place) -> Coder:
+    """The coder of the grid that the block took, mirrored where its scale is negative."""
+    where = outcome.block_of(place)
+    select = int(outcome.selects[where])
+    flipped = bool(np.signbit(outcome.stored[where]))
+    trials = view_of(wanted_format(outcome.fmt)).trials
+    both = outcome.fmt.scale.both_signs
+    found = zip(trials, coders_of(outcome.fmt), strict=True)
+    return next(c for t, c in found if t.grid == select and (not both or t.flip == flipped))
+
+
+def asked_scale(outcome: Outcome, place: Place) -> Fraction:
+    """The exact scale that a block's peaks ask for, by the first trial."""
+    elements = _elements(outcome.x, place)
+    coder = coders_of(outcome.fmt)[0]
+    positive, negative = (Fraction(max(float(p), 0.0)) for p in (elements.max(), -elements.min()))
+    if outcome.fmt.scale.rule == "argmax":
+        return max(positive, negative) / max(coder.positive, coder.negative)
+    asked = [
+        peak / divisor
+        for peak, divisor in ((positive, coder.positive), (negative, coder.negative))
+        if divisor
+    ]
+    return max(asked)
+
+
+def _elements(values: F32, place: Place) -> F32:
+    return values[place[0] : place[1], place[2] : place[3]]
+
+
+def _squares(outcome: Outcome, place: Place) -> Fraction:
+    """The sum of squared errors over absmax^2; of rows and tensors its mean."""
+    pairs = np.stack([_elements(a, place).reshape(-1) for a in (outcome.x, outcome.decoded)], 1)
+    kinds, counts = np.unique(pairs, axis=0, return_counts=True)
+    total = sum(
+        int(count) * (Fraction(float(x)) - Fraction(float(decoded))) ** 2
+        for (x, decoded), count in zip(kinds, counts, strict=True)
+    )
+    absmax = Fraction(float(np.abs(pairs[:, 0]).max()))
+    if not absmax:
+        return Fraction(0)
+    count = 1 if element_count(outcome.fmt) else len(pairs)
+    return total / absmax**2 / count
