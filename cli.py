@@ -17,6 +17,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .compiler import format as compiled
+    from .compiler.expected.gain import Gain
     from .runtime.format import Format
 
 TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
@@ -172,17 +173,20 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --as json.")
 def show(format_name: str, form: str, as_json: bool) -> None:
-    """Print a format's datasheet: grids, scale word, layout and every policy."""
-    from . import _console, formats
+    """Print a format's datasheet: grids, scale word, layout, every policy, and the worst case."""
+    from . import _bounds, _console, formats
     from .compiler.describe import datasheet
 
     value = formats.load(format_name)
     if form == "fmt" and not as_json:
         click.echo(value.source, nl=False)
-    elif form == "json" or as_json:
-        _console.json_out(datasheet(value))
+        return
+    sheet = datasheet(value) | {"bounds": _bounds.section(value)}
+    if form == "json" or as_json:
+        _console.json_out(sheet)
     else:
-        _console.datasheet(datasheet(value))
+        _console.datasheet(sheet)
+        _bounds.worst_case(value, sheet["bounds"])
 
 
 @cli.command()
@@ -305,6 +309,57 @@ def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_jso
 
 
 @cli.command()
+@click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
+@click.option("--fresh", is_flag=True, help="Derive anew what the cache has.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the proofs there, as FORMAT.proof.json.",
+)
+@_json
+@click.pass_context
+def prove(
+    ctx: click.Context, format_names: tuple[str, ...], fresh: bool, out: Path | None, as_json: bool
+) -> None:
+    """Prove how much a format can err at worst, and show inputs that do.
+
+    Every bound is derived in exact rationals, checked by code of its own, and carries an input
+    that comes near it in the compiled encoder. Exit code 1: a check failed, an input stays below
+    99.9 % of a bound that is said to be attained, or nothing is known of such a format.
+    """
+    from . import _bounds, _console, formats
+    from .compiler.bounds.proof import Unproven
+    from .runtime.atomic import write_atomically
+    from .runtime.prove import ProofFailed
+    from .runtime.prove import prove as prove_format
+
+    values = [formats.load(name) for name in format_names]
+    rows = []
+    failed = False
+    with _console.progress("proving", None) as step:
+        for value in values:
+            try:
+                proven = prove_format(value, fresh=fresh, progress=step)
+            except (ProofFailed, Unproven) as reason:
+                failed = True
+                rows.append({"format": value.name, "error": str(reason)})
+                if not as_json:
+                    click.echo(f"FAILED {value.name}: {reason}", err=True)
+                continue
+            failed |= bool(proven.short)
+            rows.append(_bounds.values(proven))
+            if not as_json:
+                _bounds.show(proven)
+            if out is not None:
+                write_atomically(out / f"{value.name}.proof.json", proven.text.encode())
+    if as_json:
+        _console.json_out(rows)
+    ctx.exit(1 if failed else 0)
+
+
+@cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-f", "--format", "format_name", required=True, metavar="FORMAT")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="OUT")
@@ -357,6 +412,101 @@ def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
     with _console.steps() as step:
         rows = compare_formats(values, data, progress=step)
     _console.table(rows, as_json=as_json)
+
+
+@cli.command()
+@click.argument("format_name", metavar="FORMAT")
+@click.option("--against", metavar="OTHER", help="Pair its first grid with that of OTHER.")
+@click.option(
+    "--law",
+    "law_name",
+    default="gaussian",
+    show_default=True,
+    metavar="gaussian|laplace|student[:N]",
+    help="Of the elements, which are independent; N: degrees of freedom.",
+)
+@click.option(
+    "--blocks", metavar="LIST", help="Block sizes, such as 16,64,256.  [default: 4 to 65536]"
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw the curve as well, as .svg or .png.",
+)
+@_json
+def analyze(
+    format_name: str,
+    against: str | None,
+    law_name: str,
+    blocks: str | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what choosing a grid block by block gains as blocks grow, and where it stops to pay.
+
+    FORMAT has two grids or more, or several targets; with --against any two formats make a pair.
+    """
+    from . import _analysis, _console, formats
+    from .compiler.expected.gain import NotServed, break_even, choice, decay, gain_curve
+    from .compiler.expected.laws import law
+
+    if plot is not None and plot.suffix.lower() not in _analysis.PLOTS:
+        raise click.BadParameter(f"'{plot}' ends in none of .svg, .png", param_hint="--plot")
+    if plot is not None:
+        _analysis.drawing_package()
+    sizes = _block_sizes(blocks)
+    try:
+        elements = law(law_name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--law") from error
+    value = formats.load(format_name)
+    other = None if against is None else formats.load(against)
+    try:
+        ways, bits = choice(value, other)
+    except NotServed as error:
+        raise click.UsageError(str(error)) from error
+    curve: list[Gain] = []
+    with _console.progress("integrating", None) as step:
+
+        def gain(size: int) -> Gain:
+            step(f"blocks of {size:,}")
+            return gain_curve(value, elements, (size,), other)[0]
+
+        curve += map(gain, sizes)
+        even = break_even(curve, gain if curve[0].method == "quadrature" else None)
+    analysis = _analysis.Analysis(
+        title=value.name if other is None else f"{value.name} | {other.name}",
+        ways=tuple(way.name for way in ways),
+        law=str(elements),
+        bits=bits,
+        place=value.select.place if other is None else "pair",
+        block=value.block * value.tile if value.extent == "block" and other is None else None,
+        curve=tuple(curve),
+        even=even,
+        decay=decay(curve),
+    )
+    if as_json:
+        _console.json_out(analysis.values())
+    else:
+        _analysis.show(analysis)
+    if plot is not None:
+        _analysis.draw(analysis, plot)
+
+
+def _block_sizes(text: str | None) -> tuple[int, ...]:
+    """The sizes of a list, ascending, each once."""
+    from .compiler.expected.gain import BLOCKS, LARGEST_BLOCK
+
+    if text is None:
+        return BLOCKS
+    words = [word.strip() for word in text.split(",")]
+    sizes = {int(word) if word.isascii() and word.isdigit() else 0 for word in words}
+    if not all(2 <= size <= LARGEST_BLOCK for size in sizes):
+        raise click.BadParameter(
+            f"'{text}' is no list of block sizes from 2 to {LARGEST_BLOCK}", param_hint="--blocks"
+        )
+    return tuple(sorted(sizes))
 
 
 def _load(format_name: str) -> Format:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
+from ...compiler.bounds.proof import Unproven
+from ...compiler.bounds.summary import dot_products, dot_sentences, footnote, rows
 from ...compiler.choices import choices
 from ...compiler.describe import datasheet, summary
 from ...compiler.format import Format, Grid
+from ...formats.bounds import stated_bounds
 from ..render import comment_safe, provenance, render
 from .drawings import number_line, packing_diagram
 
@@ -38,7 +42,31 @@ def page(fmt: Format) -> str:
         values=[(grid.name, _values(grid)) for grid in fmt.grids],
         packing=packing_diagram(fmt),
         said=[c for c in choices(fmt) if c.said],
+        worst=_worst_case(fmt),
     )
+
+
+def _worst_case(fmt: Format) -> dict[str, Any]:
+    """Rows, consequences and footnote of the proven bounds, or why there are none."""
+    try:
+        bounds = stated_bounds(fmt)
+    except Unproven as reason:
+        return {"unproven": str(reason), "rows": [], "dots": [], "note": ""}
+    return {
+        "unproven": None,
+        "rows": [{**row, "shown": _bound(row)} for row in rows(fmt, bounds)],
+        "is_run": any(bound.reached is not None for bound in bounds),
+        "dots": dot_sentences(dot_products(fmt, bounds)),
+        "note": footnote(bounds),
+    }
+
+
+def _bound(row: Mapping[str, Any]) -> str:
+    """The bound as a decimal, and exact where that is short."""
+    above = "" if row["tight"] else "<= "
+    shown = f"{row['bound']:.5g}"
+    exact = f" ({row['short']})" if row["short"] and row["short"] != shown else ""
+    return f"{above}{shown}{exact}"
 
 
 def _text(text: str) -> str:

@@ -86,9 +86,9 @@ class Blank:
     scales: tuple[Fraction, ...]
 
     @property
-    def least(self) -> Fraction:
-        """The least absmax in the box."""
-        return max(self.positive[0], self.negative[0] if self.negative else Fraction(0))
+    def leads(self) -> bool:
+        """Whether the positive peak stands for the absmax (the other is never above it)."""
+        return self.negative is None or self.positive[0] >= self.negative[0]
 
     @property
     def reach(self) -> Interval:

@@ -10,16 +10,17 @@ exactly.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..format import Format
-from .boxes import Blank, blanks, nearest, regular_domain, regular_scales
+from .boxes import Blank, Interval, blanks, nearest, regular_domain, regular_scales
 from .coder import Coder, coders_of
 from .proof import Box, Leaf, Split, Statement
 from .single import ANY
@@ -33,8 +34,26 @@ TOLERANCE = Fraction(1, 2000)
 #: Most linear programs for one format; what is open then keeps the bound it has.
 MOST_NODES = 4000
 
+#: Most integer programs.
+MOST_PROGRAMS = 60
+
 #: Weights and prices are rounded to multiples of this.
 _GRAIN = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Corner:
+    """A block's peaks, fixed.
+
+    Attributes:
+        points: where an element's error may be largest: kinks and the ends of its reach.
+        drivers: for each element that decides a scale, where it may be.
+        absmax: what the error is divided by, squared; never above the block's absmax.
+    """
+
+    points: tuple[Fraction, ...]
+    drivers: tuple[tuple[Fraction, ...], ...]
+    absmax: Fraction
 
 
 @dataclass(frozen=True)
@@ -56,33 +75,41 @@ class Place:
     mirrored: bool
 
     @cached_property
-    def points(self) -> tuple[Fraction, ...]:
-        """Kinks and ends of the elements' reach, ascending."""
-        low, high = self.blank.reach
-        return tuple(sorted({low, high, *(c for c in self.cuts if low < c < high)}))
-
-    @cached_property
-    def drivers(self) -> tuple[tuple[Fraction, ...], ...]:
-        """Where each deciding element may be: the kinks and ends of its interval."""
+    def corners(self) -> tuple[Corner, ...]:
+        """The box's corners: two, or four where both peaks count."""
         positive, negative = self.blank.positive, self.blank.negative
-        if negative is None:
-            sides = [self._between(*positive)]
-            if self.mirrored:
-                sides.append(self._between(-positive[1], -positive[0]))
-            return (tuple(p for side in sides for p in side),)
         found = []
-        if positive[0]:
-            found.append(self._between(*positive))
-        if negative[0]:
-            found.append(self._between(-negative[1], -negative[0]))
+        for p in dict.fromkeys(positive):
+            for n in dict.fromkeys(negative or (p,)):
+                low, high = -n, p
+                points = {low, high, *(c for c in self.cuts if low < c < high)}
+                drivers: tuple[tuple[Fraction, ...], ...]
+                if negative is None:
+                    drivers = ((p, -p),) if self.mirrored else ((p,),)
+                else:
+                    ends = ((p, positive[0]), (-n, negative[0]))
+                    drivers = tuple((end,) for end, least in ends if least)
+                absmax = p if self.blank.leads else n
+                found.append(Corner(tuple(sorted(points)), drivers, absmax))
         return tuple(found)
 
-    def _between(self, low: Fraction, high: Fraction) -> tuple[Fraction, ...]:
-        return tuple(sorted({low, high, *(c for c in self.cuts if low < c < high)}))
+    @cached_property
+    def points(self) -> tuple[Fraction, ...]:
+        """Kinks and ends of the elements' reach at every corner, ascending."""
+        return tuple(sorted({x for corner in self.corners for x in corner.points}))
 
     def errors(self, points: Sequence[Fraction]) -> tuple[tuple[Fraction, ...], ...]:
         """The squared error of every point under every trial, exactly."""
         return tuple(tuple(nearest(grid, x) ** 2 for x in points) for grid in self.grids)
+
+    @cached_property
+    def _floats(self) -> tuple[F64, ...]:
+        return tuple(np.array([float(v) for v in grid]) for grid in self.grids)
+
+    def distances(self, points: Sequence[Fraction]) -> F64:
+        """The same in binary64, [trials, points]."""
+        x = np.array([float(p) for p in points])
+        return np.stack([np.min(np.abs(x[:, None] - g[None]), axis=1) ** 2 for g in self._floats])
 
     def halves(self) -> tuple[Place, Place]:
         """The box cut in two along its longest interval."""
@@ -154,58 +181,93 @@ def places(fmt: Format, coders: Sequence[Coder]) -> Iterator[Place]:
             tuple(sorted(v * scale for v in numbers))
             for numbers, scale in zip(values, blank.scales, strict=True)
         )
-        cuts = {(a + b) / 2 for grid in grids for a, b in zip(grid, grid[1:], strict=False)}
-        yield Place(blank, grids, frozenset(cuts), count, fmt.scale.rule != "argmax")
+        cuts = frozenset((a + b) / 2 for grid in grids for a, b in pairwise(grid))
+        for part in _cut(blank, cuts):
+            yield Place(part, grids, cuts, count, fmt.scale.rule != "argmax")
+
+
+def _cut(blank: Blank, cuts: frozenset[Fraction]) -> Iterator[Blank]:
+    """A box cut where a peak passes a kink: in between, its error is convex."""
+    if blank.negative is None:
+        kinks = {abs(c) for c in cuts}
+        for part in _parts(blank.positive, kinks):
+            yield replace(blank, positive=part)
+        return
+    for p in _parts(blank.positive, cuts):
+        for n in _parts(blank.negative, {-c for c in cuts}):
+            yield replace(blank, positive=p, negative=n)
+
+
+def _parts(interval: Interval, kinks: Set[Fraction]) -> Iterator[Interval]:
+    low, high = interval
+    inside = sorted(c for c in kinks if low < c < high) if low else []
+    marks = [low, *inside, high]
+    yield from pairwise(marks)
 
 
 def solve(place: Place, path: tuple[Taken, ...]) -> Node:
     """The best weights and prices for a box under the splits on the way to it.
 
-    Minimises sum(drivers) + (g - #drivers) * most + sum(price * count), a linear program in
-    the weights, the prices, ``most`` and the drivers.
+    A linear program in the weights, the prices, the bound, and for every corner the largest
+    score of an element and of each driver. It minimises the bound, which is at least
+    (sum(drivers) + (g - #drivers) * most + sum(price * count)) / absmax^2 at every corner.
     """
     from scipy.optimize import linprog
 
-    points = sorted({*place.points, *_ends(path, place)})
-    kinds = len(place.grids)
-    drivers = place.drivers
-    size = kinds + len(path) + 1 + len(drivers)
-    rows, scores = [], [points, *drivers]
-    for which, where in enumerate(scores):
-        errors = np.array(place.errors(where), np.float64).T
-        part = np.zeros((len(where), size))
-        part[:, :kinds] = errors
-        for i, taken in enumerate(path):
-            inside = np.array([taken.inside(x) for x in where], np.float64)
-            part[:, kinds + i] = -inside if taken.few else inside
-        part[:, kinds + len(path) + which] = -1
-        rows.append(part)
+    ends = set(_ends(path, place))
+    kinds, prices = len(place.grids), len(path)
+    cost_of_counts = np.array([t.count if t.few else -t.count - 1 for t in path], np.float64)
+    each = [1 + len(corner.drivers) for corner in place.corners]
+    size = kinds + prices + 1 + sum(each)
+    rows, totals, first = [], [], kinds + prices + 1
+    where: list[tuple[Fraction, ...]] = []
+    for corner, wide in zip(place.corners, each, strict=True):
+        low, high = corner.points[0], corner.points[-1]
+        points = tuple(sorted({*corner.points, *(e for e in ends if low < e < high)}))
+        where.append(points)
+        for which, group in enumerate((points, *corner.drivers)):
+            part = np.zeros((len(group), size))
+            part[:, :kinds] = place.distances(group).T
+            for i, taken in enumerate(path):
+                inside = np.array([taken.inside(x) for x in group], np.float64)
+                part[:, kinds + i] = -inside if taken.few else inside
+            part[:, first + which] = -1
+            rows.append(part)
+        total = np.zeros(size)
+        total[kinds : kinds + prices] = cost_of_counts
+        total[kinds + prices] = -(float(corner.absmax) ** 2)
+        total[first] = place.count - len(corner.drivers)
+        total[first + 1 : first + wide] = 1
+        totals.append(total)
+        first += wide
+    table = np.vstack([*rows, *totals])
     cost = np.zeros(size)
-    cost[kinds : kinds + len(path)] = [t.count if t.few else -t.count - 1 for t in path]
-    cost[kinds + len(path)] = place.count - len(drivers)
-    cost[kinds + len(path) + 1 :] = 1
+    cost[kinds + prices] = 1
     unit = np.zeros((1, size))
     unit[0, :kinds] = 1
-    bounds = [(0, None)] * (kinds + len(path)) + [(None, None)] * (1 + len(drivers))
-    table = np.vstack(rows)
-    found = linprog(
-        cost, table, np.zeros(len(table)), unit, np.ones(1), bounds, method="highs"
-    )
-    least = float(place.blank.least) ** 2
+    bounds = [(0, None)] * (kinds + prices) + [(None, None)] * (1 + sum(each))
+    found = linprog(cost, table, np.zeros(len(table)), unit, np.ones(1), bounds, method="highs")
     if found.status == 3:  # the program has no lowest value: no block is like that
         empty = np.zeros(0)
-        return Node(place, path, -np.inf, empty, empty, tuple(points), empty)
+        return Node(place, path, -np.inf, np.full(kinds, 1 / kinds), np.zeros(prices), (), empty)
     if found.status != 0:
         raise ArithmeticError(found.message)
-    shares = -found.ineqlin.marginals[: len(points)]
+    shares: dict[Fraction, float] = {}
+    marginals, start = -found.ineqlin.marginals, 0
+    for corner, points in zip(place.corners, where, strict=True):
+        scale = float(corner.absmax) ** 2
+        for x, share in zip(points, marginals[start : start + len(points)], strict=True):
+            shares[x] = shares.get(x, 0.0) + float(share) * scale
+        start += len(points) + sum(len(group) for group in corner.drivers)
+    ordered = sorted(shares)
     return Node(
         place,
         path,
-        found.fun / least,
+        found.fun,
         found.x[:kinds],
-        found.x[kinds : kinds + len(path)],
-        tuple(points),
-        shares,
+        found.x[kinds : kinds + prices],
+        tuple(ordered),
+        np.array([shares[x] for x in ordered]),
     )
 
 
@@ -217,28 +279,48 @@ def _ends(path: Sequence[Taken], place: Place) -> Iterator[Fraction]:
 
 def leaf_of(node: Node) -> Leaf:
     """The exact bound that a node's weights and prices prove, after they are rounded."""
-    place, path = node.place, node.path
     weights = _rounded_weights(node.weights)
     prices = tuple(Fraction(max(0, round(float(p) * _GRAIN)), _GRAIN) for p in node.prices)
-    points = tuple(sorted({*place.points, *_ends(path, place)}))
+    place, path = node.place, node.path
+    ends = set(_ends(path, place))
+    scores = _scores(place, path, weights, prices, ends)
+    owed = sum(
+        (p * t.count if t.few else -p * (t.count + 1) for t, p in zip(path, prices, strict=True)),
+        Fraction(0),
+    )
+    most, drivers, heights = [], [], []
+    for corner in place.corners:
+        low, high = corner.points[0], corner.points[-1]
+        most.append(max(scores[x] for x in {*corner.points, *(e for e in ends if low < e < high)}))
+        drivers.append(tuple(max(scores[x] for x in group) for group in corner.drivers))
+        total = sum(drivers[-1], (place.count - len(corner.drivers)) * most[-1]) + owed
+        heights.append(total)
+    squares = [corner.absmax**2 for corner in place.corners]
+    if path:
+        # Prices may spoil the convexity in 1 / absmax: the largest total over the least square.
+        height = max(heights) / min(squares)
+    else:
+        height = max(total / square for total, square in zip(heights, squares, strict=True))
+    return Leaf(weights, prices, tuple(most), tuple(drivers), height)
 
-    def score(where: Sequence[Fraction]) -> Fraction:
-        errors = place.errors(where)
-        best = []
-        for i, x in enumerate(where):
-            total = sum((w * row[i] for w, row in zip(weights, errors, strict=True)), Fraction(0))
-            for taken, price in zip(path, prices, strict=True):
-                if taken.inside(x):
-                    total += -price if taken.few else price
-            best.append(total)
-        return max(best)
 
-    most = score(points)
-    drivers = tuple(score(where) for where in place.drivers)
-    total = sum(drivers, (place.count - len(drivers)) * most)
-    for taken, price in zip(path, prices, strict=True):
-        total += price * taken.count if taken.few else -price * (taken.count + 1)
-    return Leaf(weights, prices, most, drivers, total / place.blank.least**2)
+def _scores(
+    place: Place,
+    path: Sequence[Taken],
+    weights: Sequence[Fraction],
+    prices: Sequence[Fraction],
+    ends: set[Fraction],
+) -> dict[Fraction, Fraction]:
+    """The weighted and priced squared error of every point that counts."""
+    used = [(i, w) for i, w in enumerate(weights) if w]
+    found = {}
+    for x in {*place.points, *ends}:
+        total = sum((w * nearest(place.grids[i], x) ** 2 for i, w in used), Fraction(0))
+        for taken, price in zip(path, prices, strict=True):
+            if taken.inside(x):
+                total += -price if taken.few else price
+        found[x] = total
+    return found
 
 
 def _rounded_weights(weights: F64) -> tuple[Fraction, ...]:
@@ -286,61 +368,66 @@ class Found:
 def worst_block(roots: Sequence[Node]) -> Found:
     """The worst block that integer programs find, box by box, until no box promises more."""
     best: Found | None = None
+    tries = 0
     for root in sorted(roots, key=lambda node: -node.height):
-        if best is not None and root.height <= float(best.height):
+        if best is not None and (root.height <= float(best.height) or tries > MOST_PROGRAMS):
             break
-        for found in _blocks(root.place):
-            if best is None or found.height > best.height:
-                best = found
+        heights = [(solve(corner, ()).height, corner) for corner in _corners(root.place)]
+        for height, corner in sorted(heights, key=lambda pair: -pair[0]):
+            if best is not None and height <= float(best.height):
+                continue
+            tries += 1
+            for found in _blocks(corner):
+                if best is None or found.height > best.height:
+                    best = found
     if best is None:
         raise ArithmeticError("no block was found")
     return best
 
 
+def _corners(place: Place) -> Iterator[Place]:
+    """A place of its own for each corner of a box."""
+    positive, negative = place.blank.positive, place.blank.negative
+    for p in dict.fromkeys(positive):
+        for n in dict.fromkeys(negative or (Fraction(0),)):
+            other = None if negative is None else (n, n)
+            yield replace(place, blank=replace(place.blank, positive=(p, p), negative=other))
+
+
 def _blocks(place: Place) -> Iterator[Found]:
-    """Blocks of a box: the peaks at its lower ends, counts of elements by integer programming."""
+    """Blocks with given peaks: the counts of the other elements by integer programming."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    positive, negative = place.blank.positive, place.blank.negative
-    cuts = {positive[0], *(c for c in place.cuts if positive[0] < c < positive[1])}
-    for peak in sorted(cuts)[:4]:
-        other = None if negative is None else negative[0]
-        corner = Blank((peak, peak), None if other is None else (other, other), place.blank.scales)
-        here = replace(place, blank=corner)
-        where = _dense(here)
-        errors = np.array(here.errors(where), np.float64)
-        sides = [(peak,), (-peak,)] if negative is None else [()]
-        for side in sides if place.mirrored else sides[:1]:
-            fixed = side or tuple(x for x in (peak, -(other or 0)) if x)
-            start = np.array(here.errors(fixed), np.float64).sum(axis=1)
-            kinds, size = errors.shape
-            answer = milp(
-                np.append(np.zeros(size), -1.0),
-                constraints=[
-                    LinearConstraint(np.hstack([-errors, np.ones((kinds, 1))]), -np.inf, start),
-                    LinearConstraint(
-                        np.append(np.ones(size), 0.0)[None],
-                        place.count - len(fixed),
-                        place.count - len(fixed),
-                    ),
-                ],
-                integrality=np.append(np.ones(size), 0),
-                bounds=Bounds(0, np.append(np.full(size, float(place.count)), np.inf)),
-                options={"time_limit": 2.0, "mip_rel_gap": 1e-4},
-            )
-            if answer.x is None:
-                continue
-            counts = np.rint(answer.x[:-1]).astype(int)
-            elements = [x for x, n in zip(where, counts, strict=True) for _ in range(n)]
-            block = (*fixed, *elements)
-            sums = [sum(row) for row in here.errors(block)]
-            yield Found(min(sums) / corner.least**2, here, block)
+    corner = place.corners[0]
+    where = _dense(place)
+    errors = place.distances(where)
+    kinds, size = errors.shape
+    for fixed in product(*corner.drivers):
+        left = place.count - len(fixed)
+        start = place.distances(fixed).sum(axis=1)
+        answer = milp(
+            np.append(np.zeros(size), -1.0),
+            constraints=[
+                LinearConstraint(np.hstack([-errors, np.ones((kinds, 1))]), -np.inf, start),
+                LinearConstraint(np.append(np.ones(size), 0.0)[None], left, left),
+            ],
+            integrality=np.append(np.ones(size), 0),
+            bounds=Bounds(0, np.append(np.full(size, float(place.count)), np.inf)),
+            options={"time_limit": 1.0, "mip_rel_gap": 1e-4},
+        )
+        if answer.x is None:
+            continue
+        counts = np.rint(answer.x[:-1]).astype(int)
+        elements = [x for x, n in zip(where, counts, strict=True) for _ in range(n)]
+        block = (*fixed, *elements)
+        sums = [sum(row, Fraction(0)) for row in place.errors(block)]
+        yield Found(min(sums) / corner.absmax**2, place, block)
 
 
 def _dense(place: Place) -> tuple[Fraction, ...]:
     """Kinks and ends, and between neighbours some points more."""
     points = place.points
-    more = {p + (q - p) * Fraction(i, 8) for p, q in zip(points, points[1:], strict=False) for i in range(8)}
+    more = {p + (q - p) * Fraction(i, 8) for p, q in pairwise(points) for i in range(8)}
     return tuple(sorted({*points, *more}))
 
 
@@ -364,20 +451,11 @@ def _searched(roots: Sequence[Node], target: float) -> Iterator[Box]:
 
 
 def _refined(node: Node) -> list[Node]:
-    """Two nodes in place of one: on a small box the counts are split, else the box is cut."""
+    """Two nodes in place of one: the box is cut while that tells, then counts are split."""
     blank = node.place.blank
-    width = max(b - a for a, b in (blank.positive, blank.negative or blank.positive))
     pick = _fractional(node)
-    corner = replace(
-        node.place,
-        blank=Blank(
-            (blank.positive[0],) * 2,
-            None if blank.negative is None else (blank.negative[0],) * 2,
-            blank.scales,
-        ),
-    )
-    gained = node.height - solve(corner, node.path).height if width else 0.0
-    if node.path == () and width and (pick is None or gained > node.height * float(TOLERANCE) / 4):
+    wide = any(a < b for a, b in (blank.positive, blank.negative or blank.positive))
+    if not node.path and wide and (pick is None or not _decided(node)):
         node.cells = [solve(half, ()) for half in node.place.halves()]
         return node.cells
     if pick is None:
@@ -391,17 +469,30 @@ def _refined(node: Node) -> list[Node]:
     return list(node.children)
 
 
+def _decided(node: Node) -> bool:
+    """Whether the box is so small that the least absmax may stand for all of it."""
+    squares = [corner.absmax**2 for corner in node.place.corners]
+    return max(squares) <= min(squares) * (1 + TOLERANCE / 4)
+
+
 def _fractional(node: Node) -> tuple[Fraction, Fraction, int] | None:
-    """Around the point with the most divided element: an interval and the count below."""
-    parts = node.shares - np.floor(node.shares + 1e-6)
-    parts = np.minimum(parts, 1 - parts)
-    best = int(np.argmax(parts)) if len(parts) else 0
-    if not len(parts) or parts[best] < 1e-4:
-        return None
-    points = node.points
-    low = points[best] if best == 0 else _between(points[best - 1], points[best])
-    high = points[best] if best + 1 == len(points) else _between(points[best], points[best + 1])
-    return low, high, int(np.floor(node.shares[best] + 1e-6))
+    """Around a point with a divided element: an interval and the count below.
+
+    A wide interval moves the bound more than a narrow one, and an even division more than an
+    uneven one.
+    """
+    points, shares = node.points, node.shares
+    best: tuple[float, Fraction, Fraction, int] | None = None
+    for i, share in enumerate(shares):
+        part = float(share - np.floor(share + 1e-6))
+        if min(part, 1 - part) < 1e-4:
+            continue
+        low = points[i] if i == 0 else _between(points[i - 1], points[i])
+        high = points[i] if i + 1 == len(points) else _between(points[i], points[i + 1])
+        worth = min(part, 1 - part) * float(high - low)
+        if best is None or worth > best[0]:
+            best = (worth, low, high, int(np.floor(share + 1e-6)))
+    return None if best is None else best[1:]
 
 
 def _between(low: Fraction, high: Fraction) -> Fraction:

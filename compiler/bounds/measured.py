@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +128,13 @@ def regimes_of(outcome: Outcome) -> NDArray[np.str_]:
     return found
 
 
+@lru_cache(maxsize=64)
+def _largest_ratio(fmt: Format) -> Fraction:
+    """The largest ratio of asked and stored that a bound covers."""
+    spans = [span for regime in (NORMAL, SUBNORMAL, LEAST) for span in ratios_of(fmt, regime)]
+    return max((span.high for span in spans), default=Fraction(1))
+
+
 def _first_word(fmt: Format) -> np.float32:
     words = words_of(fmt)
     if not words:
@@ -144,8 +152,7 @@ def _saturates(outcome: Outcome, positive: F32, negative: F32) -> NDArray[np.boo
     if is_fp32_word(fmt.scale.word) or not words:
         return np.zeros(outcome.stored.shape, np.bool_)
     largest = words[-1].value
-    spans = [span for regime in (NORMAL, SUBNORMAL, LEAST) for span in ratios_of(fmt, regime)]
-    most = float(largest * max((span.high for span in spans), default=Fraction(1)))
+    most = float(largest * _largest_ratio(fmt))
     asked = np.zeros(outcome.stored.shape)
     for coder in coders_of(fmt):
         ends = [max(coder.positive, coder.negative)] * 2 if fmt.scale.rule == "argmax" else []
@@ -166,8 +173,7 @@ def share_reached(
     It is 0 where the statement does not speak of it: a block in another regime, or an element on
     the other side of the grid's end. A bound of 0 that is kept counts as reached.
     """
-    row, column = outcome.block_of(place)
-    if regimes_of(outcome)[row, column] != statement.regime:
+    if not _applies(outcome, statement, place):
         return Fraction(0)
     error = _error(outcome, statement, place, element)
     if error is None:
@@ -177,33 +183,70 @@ def share_reached(
     return error / statement.bound
 
 
+def _applies(outcome: Outcome, statement: Statement, place: Place) -> bool:
+    """Whether a statement speaks of a block."""
+    regime = regimes_of(outcome)[outcome.block_of(place)]
+    # ``regular`` blocks have normal words, whichever trial they take.
+    if regime != (NORMAL if statement.regime == "regular" else statement.regime):
+        return False
+    if statement.domain is None:
+        return True
+    level = Fraction(float(outcome.levels[outcome.block_of(place)[0]]))
+    low, high = statement.domain
+    return low * level <= _absmax(_elements(outcome.x, place)) <= high * level
+
+
+def _absmax(elements: F32) -> Fraction:
+    return Fraction(float(np.abs(elements).max()))
+
+
 def _error(
     outcome: Outcome, statement: Statement, place: Place, element: tuple[int, int] | None
 ) -> Fraction | None:
-    if statement.measure == "block":
-        return _squares(outcome, place)
+    if statement.measure.endswith("block"):
+        return _squares(outcome, place, _owner(outcome, statement.measure, place))
     if element is None:
         raise ValueError(f"'{statement.name}' is about one element")
     x, decoded = (Fraction(float(a[element])) for a in (outcome.x, outcome.decoded))
     error = abs(x - decoded)
     scale = abs(outcome.scale(place))
     level = Fraction(float(outcome.levels[outcome.block_of(place)[0]]))
-    if outcome.fmt.scale.codes == "wanted":
+    if outcome.fmt.scale.codes == "wanted" and outcome.fmt.zero is None:
         scale = asked_scale(outcome, place)
     if statement.measure == "zero":
         return abs(decoded) / level
     if statement.measure == "least":
         return error / _least_unit(outcome, level, scale)
-    coder = _coder(outcome, place)
-    if not _speaks(statement, coder, x / scale * _sign(outcome, place)):
+    # Where the zero is moved, an element's place in the grid is not its share of the scale.
+    if outcome.fmt.zero is None and not _speaks(
+        statement, _coder(outcome, place), x / scale * _sign(outcome, place)
+    ):
         return None
     match statement.measure:
-        case "absmax":
-            return error / Fraction(float(np.abs(_elements(outcome.x, place)).max()))
+        case "scale":
+            return error / scale
         case "self":
             return error / abs(x)
-        case _:
-            return error / scale
+        case measure:
+            return error / _owner(outcome, measure, place)
+
+
+def _owner(outcome: Outcome, measure: str, place: Place) -> Fraction:
+    """The absmax that errors count against: of the block, its group, or the tensor."""
+    inner = outcome.fmt.scale.stored
+    if measure.startswith("tensor"):
+        return _absmax(outcome.x)
+    if not measure.startswith("group") or inner is None:
+        return _absmax(_elements(outcome.x, place))
+    sizes = peaks_of(outcome.arrangement, outcome.x).largest
+    row, column = outcome.block_of(place)
+    index = column
+    if outcome.fmt.scale.flat:
+        sizes, row, index = sizes.reshape(1, -1), 0, row * sizes.shape[1] + column
+    if inner.extent != "block":
+        return _absmax(sizes[row])
+    start = index // inner.block * inner.block
+    return _absmax(sizes[row, start : start + inner.block])
 
 
 def _least_unit(outcome: Outcome, level: Fraction, asked: Fraction) -> Fraction:
@@ -257,7 +300,7 @@ def _elements(values: F32, place: Place) -> F32:
     return values[place[0] : place[1], place[2] : place[3]]
 
 
-def _squares(outcome: Outcome, place: Place) -> Fraction:
+def _squares(outcome: Outcome, place: Place, absmax: Fraction) -> Fraction:
     """The sum of squared errors over absmax^2; of rows and tensors its mean."""
     pairs = np.stack([_elements(a, place).reshape(-1) for a in (outcome.x, outcome.decoded)], 1)
     kinds, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -265,7 +308,6 @@ def _squares(outcome: Outcome, place: Place) -> Fraction:
         int(count) * (Fraction(float(x)) - Fraction(float(decoded))) ** 2
         for (x, decoded), count in zip(kinds, counts, strict=True)
     )
-    absmax = Fraction(float(np.abs(pairs[:, 0]).max()))
     if not absmax:
         return Fraction(0)
     count = 1 if element_count(outcome.fmt) else len(pairs)

@@ -1,7 +1,8 @@
-"""The critical points that bounds of moved formats rest on: those with a zero, or whose scales
-are stored in a format of their own.
+"""The critical points that the bounds of moved formats rest on.
 
-Nothing here is more than a record: ``moved`` and ``moved_stored`` say why these points suffice.
+Moved are formats with a zero, and those whose scales are stored in a format of their own. Nothing
+here is more than a record: ``moved``, ``moved_stored`` and ``moved_shares`` say why these points
+suffice.
 """
 
 from __future__ import annotations

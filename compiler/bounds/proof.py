@@ -17,6 +17,10 @@ from .moved_points import Moved
 SCHEMA = 1
 
 
+class Unproven(ValueError):
+    """No bound is known of such a format; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One piece of the objective: the elements that one value stands for.
@@ -81,18 +85,22 @@ class Leaf:
     tree above the leaf has split on counts, an element inside a counted interval pays the
     split's price (``few``) or is paid it (``many``), and the count pays it back.
 
+    The block's peaks are at a corner of the box. Without splits the bound is convex in the
+    inverse of the leading peak and in the other peak, so that the corners are enough; under
+    splits the largest sum is divided by the least square.
+
     Attributes:
         weights: one for each trial, not negative, of sum 1.
         prices: one for each split above the leaf, from the root, not negative.
-        most: the largest weighted and priced error of an element.
-        drivers: the largest weighted and priced error of each element that decides a scale.
+        most: for each corner of the box the largest weighted and priced error of an element.
+        drivers: for each corner the same for each element that decides a scale.
         height: the bound of the sum over absmax^2, from all these.
     """
 
     weights: tuple[Fraction, ...]
     prices: tuple[Fraction, ...]
-    most: Fraction
-    drivers: tuple[Fraction, ...]
+    most: tuple[Fraction, ...]
+    drivers: tuple[tuple[Fraction, ...], ...]
     height: Fraction
 
 

@@ -128,6 +128,8 @@ def _laid_out(fmt: Format, blocks: Sequence[F32]) -> tuple[F32, list[Place]]:
     x = np.pad(x, ((0, 0), (0, spare)))
     if fmt.extent == "row" and _fillers(fmt):
         x = np.concatenate([x, np.full((1, x.shape[1]), _fillers(fmt)[0], np.float32)])
+    if fmt.extent != "block":
+        width = x.shape[1]
     tops = range(0, fmt.tile * len(blocks), fmt.tile)
     return x, [(top, top + fmt.tile, 0, width) for top in tops]
 

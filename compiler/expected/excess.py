@@ -249,7 +249,7 @@ def _tilted(element: _Element, c: float) -> F64:
     """The probabilities times exp(cD), their sum 1 again."""
     lead = element.lead
     weight = element.chance * np.exp(c * (lead - lead.max()))
-    return weight / weight.sum()
+    return np.asarray(weight / weight.sum(), np.float64)
 
 
 def _powers(z: C128) -> C128:

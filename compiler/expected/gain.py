@@ -19,7 +19,7 @@ error: where the gain falls below that, the choice no longer pays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ from ..format import Format
 from .excess import Part, Sums, sums
 from .laws import GAUSSIAN, Law
 from .sampling import sample
-from .ways import F64, NotServed, Way, ways_of
+from .ways import F64, Way, ways_of
 
 #: The block sizes of a curve: 4 to 65536.
 BLOCKS = tuple(1 << k for k in range(2, 17))
@@ -44,8 +44,15 @@ _REST = 1e-7
 #: What the quadratures inside may err, relative to the gain.
 _INNER = 1e-5
 
+#: The logarithm of the ratio of two sizes that are near enough to interpolate between.
+_NEAR = 0.1
+
 #: Nodes for the other side's peak, and the panel that they serve, as a share of the peak.
 _SIDE_ORDER, _SIDE_PANEL = 6, 0.2
+
+
+class NotServed(ValueError):
+    """The format leaves nothing to choose; the message says what to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +139,28 @@ def choice(fmt: Format, against: Format | None = None) -> tuple[tuple[Way, ...],
     ways = ways_of(fmt)
     if len(ways) < 2:
         raise NotServed(
-            f"'{fmt.name}' encodes every block in one way: there is no choice whose gain could be "
-            f"shown"
+            f"'{fmt.name}' encodes every block in one way, so there is no choice whose gain to "
+            "show; name a format with several grids or targets, such as po2_nf4 (`fmtc list` has "
+            "all), or pair it with another: --against OTHER"
         )
     return ways, fmt.select.bits
 
 
-def break_even(curve: Sequence[Gain]) -> BreakEven:
-    """Where a choice begins and where it stops to pay, by block sizes in ascending order.
+def break_even(curve: Sequence[Gain], between: Callable[[int], Gain] | None = None) -> BreakEven:
+    """Where a choice begins and where it stops to pay.
 
-    Between two sizes the logarithm of gain / price is taken to be linear in that of the size.
+    Args:
+        curve: in ascending order of block sizes.
+        between: the gain at any other size, to close in on a crossing. What is left between two
+            sizes is interpolated: the logarithm of gain / price is linear in that of the size.
     """
     paying = [index for index, point in enumerate(curve) if point.pays]
     if not paying:
         return BreakEven(ever=False)
     first, last = paying[0], paying[-1]
-    begins = _crossing(curve[first], curve[first - 1]) if first else None
-    ends = _crossing(curve[last], curve[last + 1]) if last + 1 < len(curve) else None
+    begins = _crossing(curve[first], curve[first - 1], between) if first else None
+    goes_on = last + 1 == len(curve)
+    ends = None if goes_on else _crossing(curve[last], curve[last + 1], between)
     return BreakEven(ever=True, begins=begins, ends=ends)
 
 
@@ -160,14 +172,20 @@ def decay(curve: Sequence[Gain]) -> float | None:
     return fall / math.log(curve[-1].block / curve[-2].block)
 
 
-def _crossing(paying: Gain, other: Gain) -> float:
+def _crossing(paying: Gain, other: Gain, between: Callable[[int], Gain] | None) -> float:
     """The block size between two where gain = price."""
+    while between and abs(math.log(paying.block / other.block)) > _NEAR:
+        middle = round(math.sqrt(paying.block * other.block))
+        if middle in (paying.block, other.block):
+            break
+        point = between(middle)
+        paying, other = (point, other) if point.pays else (paying, point)
     if not (other.certain and paying.worth and other.worth):
         return math.sqrt(paying.block * other.block)
     above = math.log(paying.gain / paying.worth)
     below = math.log(other.gain / other.worth)
     share = above / (above - below)
-    return paying.block * (other.block / paying.block) ** share
+    return paying.block * math.pow(other.block / paying.block, share)
 
 
 def _gain(ways: tuple[Way, ...], bits: int, law: Law, block: int) -> Gain:
@@ -260,8 +278,8 @@ def _parts_of_sign(
             others = start + half * (1 + nodes)
             shares = half * weights * (block - 1) * law.density(others) / whole
             for other, share in zip(others.tolist(), shares.tolist(), strict=True):
-                share *= _reaches(law, other, peak) ** (block - 2)
-                yield _part(ways, block - 2, chance * share, peak, other, other, negative=negative)
+                all_of_it = chance * share * _reaches(law, other, peak) ** (block - 2)
+                yield _part(ways, block - 2, all_of_it, peak, other, other, negative=negative)
 
 
 def _reaches(law: Law, other: float, peak: float) -> float:

@@ -19,10 +19,6 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-class NotServed(ValueError):
-    """Of this format no gain can be computed; the message says why, and what to try."""
-
-
 @dataclass(frozen=True, slots=True)
 class Way:
     """A grid and the rule that finds its scale: a trial of a format (``view.Trial``).
@@ -52,8 +48,8 @@ class Way:
     @property
     def midpoints(self) -> F64:
         """Where the nearest value changes, in units of the scale: [values - 1]."""
-        grid = np.array(self.values)
-        return (grid[1:] + grid[:-1]) / 2
+        grid: F64 = np.array(self.values)
+        return np.asarray((grid[1:] + grid[:-1]) / 2, np.float64)
 
     def scales(self, positive: F64, negative: F64, peak_is_negative: Mask) -> F64:
         """Signed scales from the largest positive and negative magnitudes of blocks.

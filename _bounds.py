@@ -1,0 +1,107 @@
+"""How the command line shows proven bounds: tables of statements, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import _console
+
+if TYPE_CHECKING:
+    from .compiler.bounds.summary import Bound
+    from .compiler.format import Format
+    from .runtime.prove import Proven
+
+
+def section(fmt: Format) -> dict[str, Any]:
+    """The worst case of a format as JSON-ready values: what is proven, or why nothing is."""
+    from .compiler.bounds.proof import Unproven
+    from .compiler.bounds.summary import dot_products, footnote, rows
+    from .runtime.prove import known_bounds
+
+    try:
+        bounds = known_bounds(fmt)
+    except Unproven as reason:
+        return {"unproven": str(reason), "statements": [], "dot_product": None, "note": ""}
+    return {
+        "unproven": None,
+        "statements": rows(fmt, bounds),
+        "dot_product": dot_products(fmt, bounds),
+        "note": footnote(bounds),
+    }
+
+
+def worst_case(fmt: Format, found: dict[str, Any]) -> None:
+    """Print the section of a datasheet."""
+    click.echo("worst case")
+    if found["unproven"] is not None:
+        click.echo(f"  nothing is proven: {found['unproven']}")
+        return
+    _statements(found["statements"])
+    _notes(fmt, found)
+
+
+def _statements(rows: Sequence[dict[str, Any]]) -> None:
+    _console.table(
+        [
+            {
+                "what": row["what"],
+                "where": row["where"],
+                "": "" if row["tight"] else "<=",
+                "bound": f"{row['bound']:.5g}",
+                "exact": row["short"] or "",
+                "of": row["unit"],
+                "reached": "" if row["reached"] is None else _share(row),
+            }
+            for row in rows
+        ]
+    )
+
+
+def _share(row: dict[str, Any]) -> str:
+    """The share of a bound, never rounded up to one that it is not."""
+    hundredths = int(min(row["reached"], 1.0) * 100_00)
+    return f"{hundredths / 100:.2f} %"
+
+
+def _notes(fmt: Format, found: dict[str, Any]) -> None:
+    from .compiler.bounds.summary import dot_sentences
+
+    for line in dot_sentences(found["dot_product"]):
+        click.echo(line)
+    if found["note"]:
+        click.echo(click.wrap_text(found["note"], 96))
+
+
+def values(proven: Proven) -> dict[str, Any]:
+    """All of a proven format, as JSON-ready values."""
+    from .compiler.bounds.summary import dot_products, footnote, rows
+
+    bounds = proven.bounds
+    return {
+        **proven.values(),
+        "short": list(proven.short),
+        "statements": rows(proven.format, bounds),
+        "dot_product": dot_products(proven.format, bounds),
+        "note": footnote(bounds),
+    }
+
+
+def show(proven: Proven) -> None:
+    """Print what was proven of a format, and how."""
+    found = values(proven)
+    how = "read from the cache and checked again" if proven.cached else "derived and checked"
+    click.echo(
+        f"{proven.format.name}: {len(proven.bounds)} bounds {how}, {found['parts']:,} critical "
+        f"points and pieces, in {proven.took:.2f} s; witnesses run by {proven.backend}"
+    )
+    _statements(found["statements"])
+    _notes(proven.format, found)
+    by_name: dict[str, Bound] = {bound.name: bound for bound in proven.bounds}
+    for name in proven.short:
+        reached = by_name[name].reached
+        best = "no input" if reached is None else f"the best input found reaches {reached:.1%}"
+        click.echo(f"FAILED {name}: said to be the supremum, but {best}", err=True)
+    click.echo()

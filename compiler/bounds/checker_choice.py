@@ -1,0 +1,399 @@
+"""Checks of the least squared error of a block over several trials.
+
+The proof cuts the peaks of a block into boxes. In each every trial has one scale; weights of sum
+1 bound the least of the trials' errors by their mean, and prices account for how many elements
+lie in an interval. All that is chosen is read from the proof, and all that follows is worked
+out here: that every block is in a box with its scales, and how large the mean can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+
+from ..exact import floor_log2
+from ..format import Format
+from .checker_reading import Node
+from .checker_single import element_count
+from .checker_words import (
+    Span,
+    Stored,
+    codings,
+    is_binary32,
+    regular_word,
+    stored_scales,
+)
+
+ONE, TWO, ZERO = Fraction(1), Fraction(2), Fraction(0)
+
+
+# -- which blocks --------------------------------------------------------------------------
+
+
+def has_boxes(fmt: Format) -> bool:
+    """Whether a block's least error is to be stated.
+
+    Blocks have a limit, codes are chosen under the stored scale, and the word's table goes on
+    in the same way for a binade at least; or scales are what is asked, and the absmax decides.
+    """
+    if element_count(fmt) is None or fmt.scale.codes == "wanted":
+        return False
+    return one_peak(fmt) if is_binary32(fmt) else _binade(fmt) is not None
+
+
+def one_peak(fmt: Format) -> bool:
+    """Whether the absmax alone decides every trial's scale."""
+    return fmt.scale.rule == "argmax" or all(c.up == c.down for c in codings(fmt))
+
+
+@lru_cache(maxsize=64)
+def _binade(fmt: Format) -> tuple[Stored, ...] | None:
+    """A whole binade of words, behind the first, that is asked for like the next one."""
+    normal = [w for w in stored_scales(fmt) if w.regime == "normal"]
+    firsts = [i for i, w in enumerate(normal) if _is_power(w.value)]
+    for i, j in pairwise(firsts[1:]):
+        low, after = normal[i].low, normal[j].low
+        if low and after == 2 * low:
+            return tuple(normal[i:j])
+    return None
+
+
+def _is_power(value: Fraction) -> bool:
+    return value == TWO ** floor_log2(value)
+
+
+def regular_domain(fmt: Format) -> Span | None:
+    """From which absmax on and to which a block is like those in the boxes."""
+    if is_binary32(fmt):
+        return None
+    trials, scales = codings(fmt), stored_scales(fmt)
+    normal = [w.value for w in scales if w.regime == "normal"]
+    divisors = [d for c in trials for d in (c.up, c.down) if d]
+    far = max(abs(c.step) for c in trials) + 1
+    up = max(0, *(c.step for c in trials)) + 1
+    low = 2 * max(divisors) * normal[min(far, len(normal) - 1)]
+    return low, min(divisors) * min(_asked_from(scales)[-up:])
+
+
+def _asked_from(scales: Sequence[Stored]) -> list[Fraction]:
+    """From which scale on each word or a larger one is stored."""
+    found: list[Fraction] = []
+    after: Fraction | None = None
+    for word in reversed(scales):
+        low = word.low if word.low is not None else after
+        after = 2 * word.value if low is None else low
+        found.append(after)
+    return found[::-1]
+
+
+@lru_cache(maxsize=64)
+def _marks(fmt: Format, divisor: Fraction) -> tuple[Fraction, ...]:
+    """Every peak up to 2 and above 2^-40 at which a trial's word changes."""
+    if is_binary32(fmt):
+        return ()
+    words = _binade(fmt) or ()
+    lows = {w.low for w in words if w.low is not None}
+    turn = {low / TWO ** floor_log2(low) for low in lows}
+    found = set()
+    for exponent in range(floor_log2(1 / divisor) - 8, floor_log2(TWO / divisor) + 2):
+        found |= {t * TWO**exponent * divisor for t in turn}
+    return tuple(sorted(m for m in found if m <= 2))
+
+
+# -- boxes ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A box as it is read: its peaks, and every trial's scale."""
+
+    up: Span
+    down: Span | None
+    scales: tuple[Fraction, ...]
+
+    @property
+    def least(self) -> Fraction:
+        """The least absmax."""
+        return max(self.up[0], self.down[0] if self.down else ZERO)
+
+
+def check_boxes(fmt: Format, node: Node) -> Fraction:
+    """The largest height of boxes that cover every block, each checked."""
+    trials = codings(fmt)
+    found: list[tuple[Node, Area]] = []
+    bound: Fraction | None = None
+    for item in node.items():
+        fields = item.record("positive", "negative", "scales", "tree")
+        down = None if fields["negative"].value is None else fields["negative"].interval()
+        if (down is None) != one_peak(fmt):
+            fields["negative"].reject(
+                "should be null: the absmax decides" if down else "should be an interval"
+            )
+        scales = tuple(s.number() for s in fields["scales"].items(len(trials)))
+        area = Area(fields["positive"].interval(), down, scales)
+        _check_area(fields, area)
+        height = _Tree(fmt, area).height(fields["tree"], ())
+        bound = height if bound is None else max(bound, height)
+        found.append((item, area))
+    if bound is None:
+        node.reject("is empty, and should cover every block")
+    _check_cover(fmt, node, found)
+    return bound
+
+
+def _check_area(fields: dict[str, Node], area: Area) -> None:
+    for name, span in (("positive", area.up), ("negative", area.down)):
+        if span is not None and not 0 <= span[0] <= span[1] <= 2:
+            fields[name].reject("leaves the peaks from 0 to 2")
+    if max(area.up[1], area.down[1] if area.down else ZERO) < 1:
+        fields["positive"].reject("ends below the absmax 1")
+    if area.least == 0:
+        fields["positive"].reject("and 'negative' hold a block of zeros")
+
+
+def _check_cover(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> None:
+    """Whether every block is in a box with its scales, and no part of it in two.
+
+    A trial's word changes at marks alone, so that it is the same all over a stratum: a mark or
+    an end, or what lies between two neighbours, on either axis.
+    """
+    if one_peak(fmt):
+        _check_row(fmt, node, found)
+    else:
+        _check_parts(fmt, node, found)
+    ups, downs = _axes(fmt, found)
+    for p in _strata(ups):
+        column = [(item, a) for item, a in found if a.up[0] <= p[0] and p[1] <= a.up[1]]
+        doubled = [(item, a) for item, a in found if a.up[0] <= 2 * p[0] and 2 * p[1] <= a.up[1]]
+        for n in _strata(downs):
+            peaks = (p[0] + p[1]) / 2, (n[0] + n[1]) / 2
+            if not 1 <= max(peaks) < 2 and not is_binary32(fmt):
+                continue  # as the block of half the size
+            _check_stratum(fmt, node, (p, n), column, doubled if max(peaks) == 1 else [])
+
+
+def _axes(fmt: Format, found: list[tuple[Node, Area]]) -> tuple[list[Fraction], list[Fraction]]:
+    """Every mark and end of both peaks; where the absmax decides, 0 for the other."""
+    ups = {e for _, area in found for e in area.up}
+    downs = {e for _, area in found if area.down for e in area.down}
+    if is_binary32(fmt):
+        return sorted(ups), [ZERO]
+    ups |= {ONE, TWO} | {m for c in codings(fmt) for m in _marks(fmt, c.up)}
+    if one_peak(fmt):
+        return sorted(m for m in ups if m >= 1), [ZERO]
+    downs |= {ONE, TWO} | {m for c in codings(fmt) for m in _marks(fmt, c.down)}
+    return sorted(ups | {ZERO}), sorted(downs | {ZERO})
+
+
+def _strata(marks: Sequence[Fraction]) -> Iterator[Span]:
+    for low, high in pairwise(marks):
+        yield low, low
+        yield low, high
+    yield marks[-1], marks[-1]
+
+
+def _check_stratum(
+    fmt: Format,
+    node: Node,
+    stratum: tuple[Span, Span],
+    column: list[tuple[Node, Area]],
+    doubled: list[tuple[Node, Area]],
+) -> None:
+    """Whether blocks of a stratum are in a box with their scales.
+
+    ``column`` are the boxes that hold its positive peaks, ``doubled`` those that hold twice
+    these: a block is as well in a box as the one of twice its size.
+    """
+    p, n = stratum
+    peaks = (p[0] + p[1]) / 2, (n[0] + n[1]) / 2
+    near = [(item, a) for item, a in column if _holds(a, n[0], n[1])]
+    twice = [a for _, a in doubled if _holds(a, 2 * n[0], 2 * n[1])]
+    inner = p[0] < p[1] and (one_peak(fmt) or n[0] < n[1])
+    for odd in (False, True):
+        wanted = _scales_of(fmt, peaks, odd)
+        if inner:  # not on a line where a tie decides: all boxes here must have these
+            for item, area in near:
+                item_of = Node(f"{item.where}.scales", [str(s) for s in area.scales])
+                item_of.all_equal(wanted)
+        right = any(a.scales == wanted for _, a in near)
+        if not right and not any(a.scales == tuple(2 * s for s in wanted) for a in twice):
+            node.reject(
+                f"none has blocks with the peaks {peaks[0]} and {peaks[1]} and their scales "
+                + ", ".join(map(str, wanted))
+            )
+
+
+def _holds(area: Area, low: Fraction, high: Fraction) -> bool:
+    return area.down is None or (area.down[0] <= low and high <= area.down[1])
+
+
+def _scales_of(fmt: Format, peaks: Span, odd: bool) -> tuple[Fraction, ...]:
+    """The stored scale of every trial of a block with these peaks."""
+    found = []
+    for coding in codings(fmt):
+        asked = max(p / d for p, d in zip(peaks, (coding.up, coding.down), strict=True) if d)
+        word = asked if is_binary32(fmt) else regular_word(fmt, asked, coding.step, odd)
+        found.append(coding.sign * word)
+    return tuple(found)
+
+
+def _check_row(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> None:
+    """Boxes of one peak stand one behind the other from 1 to 2; points may stand between."""
+    if is_binary32(fmt):
+        node.items(1)
+    at = ONE
+    for item, area in found:
+        if area.up[0] != at:
+            Node(f"{item.where}.positive[0]", None).reject(
+                f"is {area.up[0]}, and the box before ends at {at}"
+            )
+        at = area.up[1]
+    last = ONE if is_binary32(fmt) else TWO
+    if at != last:
+        found[-1][0].reject(f"ends at {at}, and should end at {last}")
+
+
+def _check_parts(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> None:
+    """Boxes of two peaks have the area of the strips that they are cut from.
+
+    A strip lies between two marks of the larger peak, on either side, and reaches to the upper
+    one: what covers these with this area overlaps where two strips do, and nowhere else.
+    """
+    total = ZERO
+    for side in (1, -1):
+        marks = {ONE, TWO} | {m for c in codings(fmt) for m in _marks(fmt, c.divisor(side))}
+        total += sum((b - a) * b for a, b in pairwise(sorted(m for m in marks if m >= 1)))
+    parts = sum((a.up[1] - a.up[0]) * (a.down[1] - a.down[0]) for _, a in found if a.down)
+    if parts != total:
+        node.reject(f"have the area {parts}, and should have {total}")
+
+
+# -- trees ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A split on the way down: at most ``count`` elements in an interval (``few``), or more."""
+
+    start: Fraction
+    stop: Fraction
+    count: int
+    few: bool
+
+    def counts(self, x: Fraction) -> bool:
+        """Whether x pays. On an end it does what makes its score larger: all scores then hold."""
+        if self.few:
+            return self.start < x < self.stop
+        return self.start <= x <= self.stop
+
+
+class _Tree:
+    """What bounds the blocks of one box."""
+
+    def __init__(self, fmt: Format, area: Area) -> None:
+        self.area = area
+        self.trials = codings(fmt)
+        self.count = element_count(fmt) or 1
+        self.signed = fmt.scale.rule == "argmax"
+        low, high = area.down or area.up, area.up
+        self.reach = (-low[1], high[1])
+        self.turns = sorted(
+            {
+                t * _facing(fmt, s)
+                for c, s in zip(self.trials, area.scales, strict=True)
+                for t in c.turns
+            }
+        )
+        self.facing = tuple(_facing(fmt, s) for s in area.scales)
+        self.known: dict[Fraction, tuple[Fraction, ...]] = {}
+
+    def height(self, node: Node, above: tuple[Counted, ...]) -> Fraction:
+        """The largest height of the leaves of a tree, each checked."""
+        if isinstance(node.value, dict) and "weights" in node.value:
+            return self._leaf(node, above)
+        fields = node.record("start", "stop", "count", "few", "many")
+        start, stop = fields["start"].number(), fields["stop"].number()
+        if not self.reach[0] <= start <= stop <= self.reach[1]:
+            fields["start"].reject(f"to {stop} is no interval of elements")
+        count = fields["count"].integer()
+        if count >= self.count:
+            fields["count"].reject(f"is not below the {self.count} elements of a block")
+        branches = (("few", True), ("many", False))
+        return max(
+            self.height(fields[name], (*above, Counted(start, stop, count, few)))
+            for name, few in branches
+        )
+
+    def _leaf(self, node: Node, above: tuple[Counted, ...]) -> Fraction:
+        fields = node.record("weights", "prices", "most", "drivers", "height")
+        weights = [w.number() for w in fields["weights"].items(len(self.trials))]
+        prices = [p.number() for p in fields["prices"].items(len(above))]
+        if min(weights) < 0 or sum(weights) != 1:
+            fields["weights"].reject(f"should be shares of sum 1, and the sum is {sum(weights)}")
+        if prices and min(prices) < 0:
+            fields["prices"].reject("should not be negative")
+        score = _Score(self, weights, tuple(zip(above, prices, strict=True)))
+        most = score.most(*self.reach)
+        fields["most"].equals(most)
+        drivers = [max(score.most(*span) for span in spans) for spans in self._deciding()]
+        fields["drivers"].all_equal(drivers)
+        total = sum(drivers, most * (self.count - len(drivers)))
+        for counted, price in score.prices:
+            total += price * (counted.count if counted.few else -counted.count - 1)
+        height = total / (self.area.least * self.area.least)
+        fields["height"].equals(height)
+        return height
+
+    def _deciding(self) -> list[list[Span]]:
+        """For every element that decides a scale, where it may lie."""
+        up, down = self.area.up, self.area.down
+        if down is None:
+            both = [up] if self.signed else [up, (-up[1], -up[0])]
+            return [both]
+        found = [[up]] if up[0] else []
+        return found + ([[(-down[1], -down[0])]] if down[0] else [])
+
+    def squares(self, x: Fraction) -> tuple[Fraction, ...]:
+        """The squared error of x under every trial."""
+        if x not in self.known:
+            self.known[x] = tuple(
+                unit * unit * coding.worst(x / unit)
+                for coding, unit in zip(self.trials, self.facing, strict=True)
+            )
+        return self.known[x]
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """The weighted and priced error of an element."""
+
+    tree: _Tree
+    weights: Sequence[Fraction]
+    prices: tuple[tuple[Counted, Fraction], ...]
+
+    def at(self, x: Fraction) -> Fraction:
+        """Of one element."""
+        total = ZERO
+        for weight, square in zip(self.weights, self.tree.squares(x), strict=True):
+            total += weight * square
+        for counted, price in self.prices:
+            if counted.counts(x):
+                total += -price if counted.few else price
+        return total
+
+    def most(self, low: Fraction, high: Fraction) -> Fraction:
+        """The largest of elements between two ends.
+
+        Between its kinks, which are the turns of every trial's code and the ends of counted
+        intervals, the score is a sum of squares and constants, and so convex.
+        """
+        kinks = {e for c, _ in self.prices for e in (c.start, c.stop)} | set(self.tree.turns)
+        return max(self.at(x) for x in {low, high} | {k for k in kinks if low < k < high})
+
+
+def _facing(fmt: Format, scale: Fraction) -> Fraction:
+    """The unit of a trial's turns: a mirrored coding has its turns mirrored already."""
+    return scale if fmt.scale.rule == "argmax" else abs(scale)
