@@ -90,11 +90,6 @@ class Blank:
         """Whether the positive peak stands for the absmax (the other is never above it)."""
         return self.negative is None or self.positive[0] >= self.negative[0]
 
-    @property
-    def reach(self) -> Interval:
-        """Between which ends the elements lie."""
-        return -(self.negative or self.positive)[1], self.positive[1]
-
 
 def blanks(fmt: Format, coders: Sequence[Coder], scales: Scales) -> Iterator[Blank]:
     """Boxes that cover every block whose absmax is in [1, 2] (1 alone under binary32 scales)."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..format import Format
-from .boxes import Blank, Interval, blanks, nearest, regular_domain, regular_scales
+from .boxes import Blank, Interval, blanks, nearest, one_peak, regular_domain, regular_scales
 from .coder import Coder, coders_of
 from .proof import Box, Leaf, Split, Statement
 from .single import ANY
@@ -66,6 +66,8 @@ class Place:
         cuts: the edges of every trial, times its scale: where errors have kinks.
         count: the elements of a block.
         mirrored: whether the deciding element may lie on either side.
+        folded: whether every grid is its own mirror image and one peak counts: then x stands
+            for -x too, and only magnitudes are spoken of.
     """
 
     blank: Blank
@@ -73,6 +75,7 @@ class Place:
     cuts: frozenset[Fraction]
     count: int
     mirrored: bool
+    folded: bool
 
     @cached_property
     def corners(self) -> tuple[Corner, ...]:
@@ -81,11 +84,12 @@ class Place:
         found = []
         for p in dict.fromkeys(positive):
             for n in dict.fromkeys(negative or (p,)):
-                low, high = -n, p
+                low, high = Fraction(0) if self.folded else -n, p
                 points = {low, high, *(c for c in self.cuts if low < c < high)}
                 drivers: tuple[tuple[Fraction, ...], ...]
                 if negative is None:
-                    drivers = ((p, -p),) if self.mirrored else ((p,),)
+                    both = self.mirrored and not self.folded
+                    drivers = ((p, -p),) if both else ((p,),)
                 else:
                     ends = ((p, positive[0]), (-n, negative[0]))
                     drivers = tuple((end,) for end, least in ends if least)
@@ -176,6 +180,9 @@ def places(fmt: Format, coders: Sequence[Coder]) -> Iterator[Place]:
 
     trials = view_of(wanted_format(fmt)).trials
     values = [fmt.grids[trial.grid].numbers for trial in trials]
+    folded = one_peak(fmt, coders) and all(
+        {-v for v in numbers} == set(numbers) for numbers in values
+    )
     for blank in blanks(fmt, coders, scales):
         grids = tuple(
             tuple(sorted(v * scale for v in numbers))
@@ -183,7 +190,7 @@ def places(fmt: Format, coders: Sequence[Coder]) -> Iterator[Place]:
         )
         cuts = frozenset((a + b) / 2 for grid in grids for a, b in pairwise(grid))
         for part in _cut(blank, cuts):
-            yield Place(part, grids, cuts, count, fmt.scale.rule != "argmax")
+            yield Place(part, grids, cuts, count, fmt.scale.rule != "argmax", folded)
 
 
 def _cut(blank: Blank, cuts: frozenset[Fraction]) -> Iterator[Blank]:
@@ -272,7 +279,7 @@ def solve(place: Place, path: tuple[Taken, ...]) -> Node:
 
 
 def _ends(path: Sequence[Taken], place: Place) -> Iterator[Fraction]:
-    low, high = place.blank.reach
+    low, high = place.points[0], place.points[-1]
     for taken in path:
         yield from (x for x in (taken.start, taken.stop) if low < x < high)
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 from ..format import Format
 from ..view import view_of
 from .coder import coders_of
+from .moved import moved_statements
 from .proof import Proof, Statement
 from .single import ANY, block_statements, element_statements
 from .slack import slack
@@ -14,6 +15,8 @@ from .slack import slack
 
 def derive(fmt: Format) -> Proof:
     """The proof of all bounds of a format."""
+    if fmt.zero is not None or fmt.scale.stored is not None:
+        return Proof(fmt.name, fmt.content_hash, tuple(moved_statements(fmt)))
     coders = coders_of(fmt)
     statements = list(element_statements(fmt, coders))
     if len(coders) == 1:

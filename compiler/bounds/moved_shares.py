@@ -75,7 +75,7 @@ def _statement(
 
 def _group_statements(fmt: Format, inner: Format, regime: str) -> Iterator[Statement]:
     """One share for every trial and inner cell: its largest."""
-    signed = fmt.scale.rule == "argmax"
+    signed = has_signs(fmt)
     cells = _folded(inner_cells(inner, (regime,), signed), signed)
     coders = coders_of(fmt)
     tight = len(coders) == 1
@@ -92,7 +92,14 @@ def _group_statements(fmt: Format, inner: Format, regime: str) -> Iterator[State
         for trial, coder in enumerate(coders)
         for cell in cells
     ]
-    yield from _statement(fmt, "group_block", regime, ANY, blocks, tight)
+    # Beside a side that reaches further a group's absmax may be larger than is counted here.
+    even = all(coder.positive == coder.negative for coder in coders)
+    yield from _statement(fmt, "group_block", regime, ANY, blocks, tight and even)
+
+
+def has_signs(fmt: Format) -> bool:
+    """Whether scales may be negative."""
+    return fmt.scale.rule == "argmax" or fmt.scale.both_signs
 
 
 def _height(share: Share) -> Fraction:
@@ -176,7 +183,7 @@ def _blocks(fmt: Format, trial: int, coder: Coder, cell: Folded) -> Iterator[Sha
             for place in _places(fmt, coder, asked, stored, kind)
         ]
         most, x, value = max(
-            (abs(x - v * stored), x, v) for x, v in places or [(sizes[0] * 0, sizes[0] * 0)]
+            (abs(x - v * stored), x, v) for x, v in places or [(Fraction(0), Fraction(0))]
         )
         for end in coder.ends:
             driver = _driver(fmt, coder, end, asked, stored)
@@ -219,7 +226,7 @@ def _least_statement(fmt: Format, inner: Format) -> Iterator[Statement]:
         for trial, coder in enumerate(coders_of(inner))
         for cell in element_cells(inner, trial, coder, (span,), "least", kind)
     ]
-    signed = fmt.scale.rule == "argmax"
+    signed = has_signs(fmt)
     folded = _folded(non_negative(cells, signed), signed)
     # Smaller groups are stored as zero.
     divisor = max(max(coder.positive, coder.negative) for coder in coders_of(inner))
@@ -240,36 +247,32 @@ def _least_statement(fmt: Format, inner: Format) -> Iterator[Statement]:
 
 
 def _centred_statements(fmt: Format, inner: Format, regime: str) -> Iterator[Statement]:
-    if fmt.scale.codes == "stored" or fmt.scale.rule == "argmax":
+    """One share for every value and end of its elements: the largest, of the largest scales."""
+    if fmt.scale.codes == "stored" or has_signs(fmt):
         yield from _loose_statements(fmt, inner, regime)
         return
     coders = coders_of(fmt)
     corners = _inner_corners(inner, regime)
-    tight = len(coders) == 1
-    for kind in (ROUNDING, CLIPPING):
-        shares = [
+
+    def shares(kinds: tuple[str, ...], block: bool) -> list[Share]:
+        return [
             max(
-                (_centred(fmt, trial, asked, stored, y, value, None) for asked, stored in corners),
-                key=_height,
+                (
+                    _centred(fmt, trial, corner, place, coder if block else None)
+                    for corner in corners
+                ),
+                key=lambda share: (share.height, share.asked, share.stored),
             )
             for trial, coder in enumerate(coders)
-            for y, value in _one_side(coder, kind)
+            for kind in kinds
+            for place in _one_side(coder, kind)
         ]
-        yield from _statement(fmt, "tensor", regime, kind, shares, tight)
-    blocks = []
-    for trial, coder in enumerate(coders):
-        places = [*_one_side(coder, ROUNDING), *_one_side(coder, CLIPPING)]
-        for y, value in places:
-            blocks.append(
-                max(
-                    (
-                        _centred(fmt, trial, asked, stored, y, value, coder)
-                        for asked, stored in corners
-                    ),
-                    key=_height,
-                )
-            )
-    yield from _statement(fmt, "tensor_block", regime, ANY, blocks, tight)
+
+    tight = len(coders) == 1
+    for kind in (ROUNDING, CLIPPING):
+        yield from _statement(fmt, "tensor", regime, kind, shares((kind,), False), tight)
+    both = shares((ROUNDING, CLIPPING), True)
+    yield from _statement(fmt, "tensor_block", regime, ANY, both, tight)
 
 
 def _one_side(coder: Coder, kind: str) -> list[Place]:
@@ -277,16 +280,9 @@ def _one_side(coder: Coder, kind: str) -> list[Place]:
     return sorted(set(piece_ends(coder, Fraction(1), Fraction(1), kind)))
 
 
-def _centred(
-    fmt: Format,
-    trial: int,
-    asked: Fraction,
-    stored: Fraction,
-    y: Fraction,
-    value: Fraction,
-    coder: Coder | None,
-) -> Share:
+def _centred(fmt: Format, trial: int, corner: Place, place: Place, coder: Coder | None) -> Share:
     """The share of one place and corner; with a coder, of the whole block."""
+    (asked, stored), (y, value) = corner, place
     outer = min(c.floor for c in coders_of(fmt))
     most = abs(y * asked - value * stored)
     driver, height = Fraction(0), most / outer
@@ -349,7 +345,7 @@ def _loose_statements(fmt: Format, inner: Format, regime: str) -> Iterator[State
     kept = inner_store(inner, (regime,), True)
     if kept is None:
         return
-    signed = fmt.scale.rule == "argmax"
+    signed = has_signs(fmt)
     miss = max(kept.over, kept.under) * (2 if signed else 1)
     shares = []
     for trial, coder in enumerate(coders_of(fmt)):

@@ -160,7 +160,9 @@ def _aside(value: Fraction, nudges: Sequence[Fraction] = NUDGES) -> list[Fractio
     return [value * (1 + nudge) for nudge in nudges]
 
 
-def _word_scales(fmt: Format, regime: str, ratio: Fraction) -> Sequence[tuple[Fraction, Word | None]]:
+def _word_scales(
+    fmt: Format, regime: str, ratio: Fraction
+) -> Sequence[tuple[Fraction, Word | None]]:
     """Scales that are asked for at a ratio of asked / stored, of ordinary sizes first."""
     words = words_of(fmt)
     if not words:
