@@ -42,7 +42,7 @@ FREE = {"start", "stop", "count", "prices"}
 SEEN = {"reached", "element"}
 
 #: Mutants of a format in the fast set.
-SAMPLED = 120
+SAMPLED = 80
 
 
 @cache
@@ -67,44 +67,59 @@ def text_of(name):
 # -- proofs of blocks that are written by hand ---------------------------------------------
 
 
-def leaf(trials, span, weights, splits=(), count=3):
+def leaf(trials, peaks, weights, split=None, count=3):
     """A leaf over trials (values, scale), worked out from its definition.
 
     Args:
         trials: the values and the scale of each.
-        span: the intervals of the positive and the negative peak.
+        peaks: the intervals of the positive and the negative peak.
         weights: of the trials.
-        splits: (start, stop, count, few, price) of every split above.
+        split: (start, stop, count, few, price) of a split above, or None.
         count: the elements of a block.
     """
-    (p, q), (m, n) = span
+    (p0, p1), (n0, n1) = peaks
     marks = {(a + b) / 2 * s for values, s in trials for a, b in itertools.pairwise(values)}
-    marks |= {end for split in splits for end in split[:2]}
+    marks |= set(split[:2]) if split else set()
+    owed = 0 if not split else split[4] * (split[2] if split[3] else -split[2] - 1)
 
     def score(x):
         total = sum(
             w * min((x - v * s) ** 2 for v in values)
             for w, (values, s) in zip(weights, trials, strict=True)
         )
-        for start, stop, _, few, price in splits:
-            total -= price if few and start < x < stop else 0
-            total += price if not few and start <= x <= stop else 0
-        return total
+        if split and split[3] and split[0] < x < split[1]:
+            total -= split[4]
+        if split and not split[3] and split[0] <= x <= split[1]:
+            total += split[4]
+        return Fraction(total)
 
-    def most(low, high):
-        return max(score(x) for x in {low, high} | {k for k in marks if low < k < high})
-
-    drivers = [most(p, q)] if p else []
-    drivers += [most(-n, -m)] if m else []
-    paid = sum(c * k if few else -(c + 1) * k for _, _, c, few, k in splits)
-    total = sum(drivers) + (count - len(drivers)) * most(-n, q) + paid
+    most, drivers, totals, squares = [], [], [], []
+    for p, n in itertools.product(dict.fromkeys((p0, p1)), dict.fromkeys((n0, n1))):
+        most.append(max(score(x) for x in {-n, p} | {k for k in marks if -n < k < p}))
+        drivers.append([score(x) for x, least in ((p, p0), (-n, n0)) if least])
+        totals.append(sum(drivers[-1]) + (count - len(drivers[-1])) * most[-1] + owed)
+        squares.append((p if p0 >= n0 else n) ** 2)
+    if split:
+        squares = [min(squares)] * len(squares)
     return {
-        "weights": [str(Fraction(w)) for w in weights],
-        "prices": [str(Fraction(split[-1])) for split in splits],
-        "most": str(Fraction(most(-n, q))),
-        "drivers": [str(Fraction(d)) for d in drivers],
-        "height": str(Fraction(total) / max(p, m) ** 2),
+        "weights": texts(weights),
+        "prices": texts(split[4:] if split else ()),
+        "most": texts(most),
+        "drivers": [texts(d) for d in drivers],
+        "height": str(Fraction(max(t / s for t, s in zip(totals, squares, strict=True)))),
     }
+
+
+def texts(numbers):
+    """Numbers as a proof has them."""
+    return [str(Fraction(number)) for number in numbers]
+
+
+def parts(interval, kinks):
+    """An interval cut at kinks, unless it begins at 0."""
+    low, high = interval
+    inside = sorted(k for k in kinks if low < k < high) if low else []
+    return itertools.pairwise([low, *inside, high])
 
 
 def by_hand(fmt):
@@ -115,29 +130,32 @@ def by_hand(fmt):
     """
     values = [grid.numbers for grid in fmt.grids]
     one, two, half, zero = Fraction(1), Fraction(2), Fraction(1, 2), Fraction(0)
+    split = (Fraction(-3, 4), Fraction(-1, 2), 1)
     boxes = []
-    for up, down, scales in (
+    for strip in (
         ((one, two), (zero, two), (one, one)),
         ((zero, one), (one, two), (half, one)),
         ((one, two), (one, two), (one, one)),
     ):
-        trials = list(zip(values, scales, strict=True))
-        if up[0]:
-            tree = leaf(trials, (up, down), (half, half))
-        else:
-            start, stop, price = Fraction(-5, 4), Fraction(-3, 4), Fraction(1, 8)
-            tree = {"start": str(start), "stop": str(stop), "count": 1}
-            for name, few in (("few", True), ("many", False)):
-                split = (start, stop, 1, few, price)
-                tree[name] = leaf(trials, (up, down), (half, half), [split])
-        boxes.append(
-            {
-                "positive": [str(e) for e in up],
-                "negative": [str(e) for e in down],
-                "scales": [str(s) for s in scales],
-                "tree": tree,
-            }
-        )
+        trials = list(zip(values, strip[2], strict=True))
+        marks = {(a + b) / 2 * s for v, s in trials for a, b in itertools.pairwise(v)}
+        for peaks in itertools.product(
+            parts(strip[0], marks), parts(strip[1], {-mark for mark in marks})
+        ):
+            tree = leaf(trials, peaks, (half, half))
+            if strip[0][0] == 0:
+                tree = {"start": str(split[0]), "stop": str(split[1]), "count": 1}
+                for name in ("few", "many"):
+                    above = (*split, name == "few", Fraction(1, 64))
+                    tree[name] = leaf(trials, peaks, (half, half), above)
+            boxes.append(
+                {
+                    "positive": texts(peaks[0]),
+                    "negative": texts(peaks[1]),
+                    "scales": texts(strip[2]),
+                    "tree": tree,
+                }
+            )
     bound = max(height(box["tree"]) for box in boxes)
     return {
         "measure": "block",
@@ -258,11 +276,50 @@ def test_every_proof_with_one_thing_changed_is_rejected(name):
     assert [path for path in found if not is_free(path)] == []
 
 
+def block_of(name):
+    """A proof, and its statement on blocks."""
+    proof = json.loads(text_of(name))
+    return proof, proof["statements"][-2]
+
+
 def test_boxes_may_be_in_any_order_and_split_elsewhere_and_that_is_all():
-    proof = json.loads(text_of("two"))
+    proof, statement = block_of("two")
     place = ("statements", len(proof["statements"]) - 2)
-    found = survivors_among(load("two"), proof, mutants(proof["statements"][-2], place))
-    assert {path[-1] for path in found} == {"boxes", "start", "stop"}
+    changes = itertools.islice(mutants(statement, place), 0, None, 7)
+    found = survivors_among(load("two"), proof, changes)
+    assert {path[-1] for path in found} <= {"boxes", "start", "stop"}
+    statement["boxes"].reverse()
+    check(load("two"), json.dumps(proof))
+
+
+def refused(proof, why):
+    """The proof is rejected, and for this."""
+    with pytest.raises(Rejected, match=why):
+        check(load("two"), json.dumps(proof))
+
+
+def test_boxes_cover_every_block():
+    proof, statement = block_of("two")
+    boxes = statement["boxes"]
+    for i in range(len(boxes)):
+        statement["boxes"] = boxes[:i] + boxes[i + 1 :]
+        refused(proof, r"boxes")
+    statement["boxes"] = []
+    refused(proof, "boxes: is empty")
+
+
+def test_no_deciding_element_passes_a_turn_of_the_code_in_a_box():
+    proof, statement = block_of("two")
+    box = next(b for b in statement["boxes"] if b["negative"] == ["1", "3/2"])
+    box["negative"] = ["1", "2"]
+    refused(proof, "passes -3/2, where the code of an element turns")
+
+
+def test_no_counted_interval_ends_where_an_element_decides():
+    proof, statement = block_of("two")
+    box = next(b for b in statement["boxes"] if b["negative"] == ["1", "3/2"])
+    box["tree"] = {"start": "-5/4", "stop": "-1", "count": 1, "few": {}, "many": {}}
+    refused(proof, "between -3/2 and -1, where an element decides the scale")
 
 
 @pytest.mark.slow

@@ -272,7 +272,7 @@ def _check_witness(fmt: Format, node: Node, measure: str) -> None:
         fields["digest"].reject("is no SHA-256 of 64 hexadecimal digits")
     fields["digest"].holds(digest.hexdigest())
     block = _check_place(fmt, fields["block"], rows, columns)
-    if measure == "block":
+    if measure.endswith("block"):
         fields["element"].holds(None)
     else:
         row, column = (item.integer() for item in fields["element"].items(2))

@@ -114,11 +114,6 @@ class Area:
     down: Span | None
     scales: tuple[Fraction, ...]
 
-    @property
-    def least(self) -> Fraction:
-        """The least absmax."""
-        return max(self.up[0], self.down[0] if self.down else ZERO)
-
 
 def check_boxes(fmt: Format, node: Node) -> Fraction:
     """The largest height of boxes that cover every block, each checked."""
@@ -135,7 +130,7 @@ def check_boxes(fmt: Format, node: Node) -> Fraction:
         scales = tuple(s.number() for s in fields["scales"].items(len(trials)))
         area = Area(fields["positive"].interval(), down, scales)
         _check_area(fields, area)
-        height = _Tree(fmt, area).height(fields["tree"], ())
+        height = _Tree(fmt, fields, area).height(fields["tree"])
         bound = height if bound is None else max(bound, height)
         found.append((item, area))
     if bound is None:
@@ -150,8 +145,8 @@ def _check_area(fields: dict[str, Node], area: Area) -> None:
             fields[name].reject("leaves the peaks from 0 to 2")
     if max(area.up[1], area.down[1] if area.down else ZERO) < 1:
         fields["positive"].reject("ends below the absmax 1")
-    if area.least == 0:
-        fields["positive"].reject("and 'negative' hold a block of zeros")
+    if area.up[0] == 0 and (area.down is None or area.down[0] == 0):
+        fields["positive"].reject("holds a block of zeros")
 
 
 def _check_cover(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> None:
@@ -290,34 +285,86 @@ class Counted:
         return self.start <= x <= self.stop
 
 
-class _Tree:
-    """What bounds the blocks of one box."""
+@dataclass(frozen=True, slots=True)
+class _Corner:
+    """The peaks of a block at a corner of a box.
 
-    def __init__(self, fmt: Format, area: Area) -> None:
+    Attributes:
+        low, high: between which ends its elements lie.
+        drivers: for each element that decides a scale, where it may be.
+        absmax: at most that of the block.
+    """
+
+    low: Fraction
+    high: Fraction
+    drivers: tuple[tuple[Fraction, ...], ...]
+    absmax: Fraction
+
+
+class _Tree:
+    """What bounds the blocks of one box.
+
+    Let f be the weighted error of an element. Between two turns it is a sum of squares. Of peaks
+    p and n, with no turn of the code in the box that either passes, the block loses at most
+    f(p) + f(-n) + (g - 2) * max(f(p), f(-n), a constant), which is convex in n, and over p^2
+    convex in 1 / p: a corner has the largest. A peak whose interval begins at 0 need not be
+    there at all; it then widens the reach, and the wider one counts. Prices are no squares:
+    under them the largest sum is divided by the least square, and no counted interval may
+    begin or end where a deciding element passes.
+    """
+
+    def __init__(self, fmt: Format, fields: dict[str, Node], area: Area) -> None:
         self.area = area
         self.trials = codings(fmt)
         self.count = element_count(fmt) or 1
         self.signed = fmt.scale.rule == "argmax"
-        low, high = area.down or area.up, area.up
-        self.reach = (-low[1], high[1])
-        self.turns = sorted(
-            {
-                t * _facing(fmt, s)
-                for c, s in zip(self.trials, area.scales, strict=True)
-                for t in c.turns
-            }
+        self.folded = _is_folded(fmt)
+        self.units = tuple(s if self.signed else abs(s) for s in area.scales)
+        self.turns = frozenset(
+            t * unit for c, unit in zip(self.trials, self.units, strict=True) for t in c.turns
         )
-        self.facing = tuple(_facing(fmt, s) for s in area.scales)
         self.known: dict[Fraction, tuple[Fraction, ...]] = {}
+        self.corners = tuple(self._corners())
+        for name, low, high in self._passed():
+            turn = next((t for t in self.turns if low < t < high), None)
+            if turn is not None:
+                fields[name].reject(f"passes {turn}, where the code of an element turns")
 
-    def height(self, node: Node, above: tuple[Counted, ...]) -> Fraction:
+    def _passed(self) -> list[tuple[str, Fraction, Fraction]]:
+        """The intervals of elements that decide a scale, and of those opposite to them."""
+        up, down = self.area.up, self.area.down
+        found = [("positive", *up)] if up[0] else []
+        if down is None:
+            return [*found, ("positive", -up[1], -up[0])]
+        return [*found, ("negative", -down[1], -down[0])] if down[0] else found
+
+    def _corners(self) -> Iterator[_Corner]:
+        up, down = self.area.up, self.area.down
+        if down is None:
+            for p in sorted(set(up)):
+                deciding = (p,) if self.signed or self.folded else (p, -p)
+                yield _Corner(ZERO if self.folded else -p, p, (deciding,), p)
+            return
+        for p in sorted(set(up)):
+            for n in sorted(set(down)):
+                drivers = [(p,)] if up[0] else []
+                drivers += [(-n,)] if down[0] else []
+                yield _Corner(-n, p, tuple(drivers), p if up[0] >= down[0] else n)
+
+    def height(self, node: Node, above: tuple[Counted, ...] = ()) -> Fraction:
         """The largest height of the leaves of a tree, each checked."""
         if isinstance(node.value, dict) and "weights" in node.value:
             return self._leaf(node, above)
         fields = node.record("start", "stop", "count", "few", "many")
         start, stop = fields["start"].number(), fields["stop"].number()
-        if not self.reach[0] <= start <= stop <= self.reach[1]:
-            fields["start"].reject(f"to {stop} is no interval of elements")
+        if start > stop:
+            fields["start"].reject(f"is above {stop}")
+        for _, low, high in self._passed():
+            for name, end in (("start", start), ("stop", stop)):
+                if low < end < high:
+                    fields[name].reject(
+                        f"lies between {low} and {high}, where an element decides the scale"
+                    )
         count = fields["count"].integer()
         if count >= self.count:
             fields["count"].reject(f"is not below the {self.count} elements of a block")
@@ -336,53 +383,68 @@ class _Tree:
         if prices and min(prices) < 0:
             fields["prices"].reject("should not be negative")
         score = _Score(self, weights, tuple(zip(above, prices, strict=True)))
-        most = score.most(*self.reach)
-        fields["most"].equals(most)
-        drivers = [max(score.most(*span) for span in spans) for spans in self._deciding()]
-        fields["drivers"].all_equal(drivers)
-        total = sum(drivers, most * (self.count - len(drivers)))
-        for counted, price in score.prices:
-            total += price * (counted.count if counted.few else -counted.count - 1)
-        height = total / (self.area.least * self.area.least)
+        paid = sum((k * (c.count if c.few else -c.count - 1) for c, k in score.prices), ZERO)
+        fields["most"].items(len(self.corners))
+        fields["drivers"].items(len(self.corners))
+        totals = []
+        for i, corner in enumerate(self.corners):
+            most = score.most(corner.low, corner.high)
+            fields["most"].items()[i].equals(most)
+            drivers = [max(score.at(x) for x in where) for where in corner.drivers]
+            fields["drivers"].items()[i].all_equal(drivers)
+            totals.append(most * (self.count - len(drivers)) + sum(drivers, paid))
+        squares = [corner.absmax * corner.absmax for corner in self.corners]
+        if above:
+            squares = [min(squares)] * len(squares)
+        height = max(total / square for total, square in zip(totals, squares, strict=True))
         fields["height"].equals(height)
         return height
-
-    def _deciding(self) -> list[list[Span]]:
-        """For every element that decides a scale, where it may lie."""
-        up, down = self.area.up, self.area.down
-        if down is None:
-            both = [up] if self.signed else [up, (-up[1], -up[0])]
-            return [both]
-        found = [[up]] if up[0] else []
-        return found + ([[(-down[1], -down[0])]] if down[0] else [])
 
     def squares(self, x: Fraction) -> tuple[Fraction, ...]:
         """The squared error of x under every trial."""
         if x not in self.known:
             self.known[x] = tuple(
                 unit * unit * coding.worst(x / unit)
-                for coding, unit in zip(self.trials, self.facing, strict=True)
+                for coding, unit in zip(self.trials, self.units, strict=True)
             )
         return self.known[x]
 
 
-@dataclass(frozen=True, slots=True)
+def _is_folded(fmt: Format) -> bool:
+    """Whether x loses as much as -x does: one peak counts and every grid is its mirror image.
+
+    Elements are then spoken of by their magnitudes, in what is counted too.
+    """
+    return one_peak(fmt) and all(
+        coding.offset is None and all(-v in coding.values for v in coding.values)
+        for coding in codings(fmt)
+    )
+
+
 class _Score:
     """The weighted and priced error of an element."""
 
-    tree: _Tree
-    weights: Sequence[Fraction]
-    prices: tuple[tuple[Counted, Fraction], ...]
+    def __init__(
+        self,
+        tree: _Tree,
+        weights: Sequence[Fraction],
+        prices: tuple[tuple[Counted, Fraction], ...],
+    ) -> None:
+        self.tree = tree
+        self.weights = tuple((i, weight) for i, weight in enumerate(weights) if weight)
+        self.prices = prices
+        self.known: dict[Fraction, Fraction] = {}
 
     def at(self, x: Fraction) -> Fraction:
         """Of one element."""
-        total = ZERO
-        for weight, square in zip(self.weights, self.tree.squares(x), strict=True):
-            total += weight * square
-        for counted, price in self.prices:
-            if counted.counts(x):
-                total += -price if counted.few else price
-        return total
+        if x not in self.known:
+            squares = self.tree.squares(x)
+            total = sum((weight * squares[i] for i, weight in self.weights), ZERO)
+            for counted, price in self.prices:
+                if counted.counts(x):
+                    total += -price if counted.few else price
+            self.known[x] = total
+        return self.known[x]
 
     def most(self, low: Fraction, high: Fraction) -> Fraction:
         """The largest of elements between two ends.
@@ -390,10 +452,5 @@ class _Score:
         Between its kinks, which are the turns of every trial's code and the ends of counted
         intervals, the score is a sum of squares and constants, and so convex.
         """
-        kinks = {e for c, _ in self.prices for e in (c.start, c.stop)} | set(self.tree.turns)
+        kinks = {e for c, _ in self.prices for e in (c.start, c.stop)} | self.tree.turns
         return max(self.at(x) for x in {low, high} | {k for k in kinks if low < k < high})
-
-
-def _facing(fmt: Format, scale: Fraction) -> Fraction:
-    """The unit of a trial's turns: a mirrored coding has its turns mirrored already."""
-    return scale if fmt.scale.rule == "argmax" else abs(scale)

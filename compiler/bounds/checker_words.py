@@ -19,10 +19,10 @@ from ..exact import floor_log2
 from ..floats import SmallFloat, named_float
 from ..format import Format, Grid
 
-#: An interval with both ends; ``high`` None: it has none.
+#: An interval with both ends.
 Span = tuple[Fraction, Fraction]
 
-#: From which multiple of a power of two on a rule asks for it: up to twice that.
+#: The rules that ask for powers of two.
 _POWER_RULES = ("floor_log2", "ceil_log2", "even_log2", "round_log2")
 
 #: The root of two to 200 binary places, from below. No quotient of two binary32 numbers lies
@@ -197,13 +197,11 @@ def _asked(
     for i, value in enumerate(values):
         before = values[i - 1] if i else Fraction(0)
         after = values[i + 1] if i + 1 < len(values) else None
-        match rounding:
-            case "up":
-                low, high = before, value if after else None
-            case "down":
-                low, high = value, after
-            case _:
-                low, high = (before + value) / 2, (value + after) / 2 if after else None
+        low, high = (before + value) / 2, None if after is None else (value + after) / 2
+        if rounding == "up":
+            low, high = before, None if after is None else value
+        elif rounding == "down":
+            low, high = value, after
         found.append((low if i or loses else Fraction(0), high))
     return found
 

@@ -31,11 +31,15 @@ F64 = NDArray[np.float64]
 #: A bound is searched for until it is within this of the worst block that was found.
 TOLERANCE = Fraction(1, 2000)
 
-#: Most linear programs for one format; what is open then keeps the bound it has.
-MOST_NODES = 4000
+#: How near (as a share of the reach) points must be to be passed over when counts are split,
+#: and how many boxes and splits each way is tried for. What is open then keeps its bound.
+MANNERS = ((Fraction(1, 128), 1200), (Fraction(1), 3000))
 
 #: Most integer programs.
 MOST_PROGRAMS = 60
+
+#: Shares of an element below this are the solver's noise.
+_SPECK = 1e-6
 
 #: Weights and prices are rounded to multiples of this.
 _GRAIN = 1 << 22
@@ -350,7 +354,7 @@ def block_statement(fmt: Format) -> Statement | None:
     found = worst_block(roots)
     target = float(found.height) * (1 + float(TOLERANCE))
     boxes = tuple(_searched(roots, target))
-    bound = max(_highest(box.tree) for box in boxes)
+    bound = _bound(boxes)
     return Statement(
         "block",
         "regular",
@@ -438,29 +442,41 @@ def _dense(place: Place) -> tuple[Fraction, ...]:
     return tuple(sorted({*points, *more}))
 
 
-def _searched(roots: Sequence[Node], target: float) -> Iterator[Box]:
+def _searched(roots: Sequence[Node], target: float) -> Sequence[Box]:
     """Cut boxes and split counts, worst first, until every open end is below the target."""
-    order = 0
-    heap: list[tuple[float, int, Node]] = []
-    for root in roots:
-        heap.append((-root.height, order, root))
-        order += 1
+    best: list[Box] = []
+    for near, most in MANNERS:
+        fresh = [replace(root) for root in roots]
+        done = _refine_all(fresh, target, near, most)
+        boxes = [box for root in fresh for box in _boxes(root)]
+        if not best or _bound(boxes) < _bound(best):
+            best = boxes
+        if done:
+            break
+    return best
+
+
+def _refine_all(roots: Sequence[Node], target: float, near: Fraction, most: int) -> bool:
+    """Refine nodes in place; whether all came below the target."""
+    heap = [(-root.height, order, root) for order, root in enumerate(roots)]
     heapq.heapify(heap)
-    nodes = len(roots)
-    while heap and -heap[0][0] > target and nodes < MOST_NODES:
+    order = len(roots)
+    while heap and -heap[0][0] > target and order < len(roots) + most:
         _, _, node = heapq.heappop(heap)
-        for child in _refined(node):
-            nodes += 1
+        for child in _refined(node, near):
             order += 1
             heapq.heappush(heap, (-child.height, order, child))
-    for root in roots:
-        yield from _boxes(root)
+    return not heap or -heap[0][0] <= target
 
 
-def _refined(node: Node) -> list[Node]:
+def _bound(boxes: Sequence[Box]) -> Fraction:
+    return max(_highest(box.tree) for box in boxes)
+
+
+def _refined(node: Node, near: Fraction) -> list[Node]:
     """Two nodes in place of one: the box is cut while that tells, then counts are split."""
     blank = node.place.blank
-    pick = _fractional(node)
+    pick = _fractional(node, near)
     wide = any(a < b for a, b in (blank.positive, blank.negative or blank.positive))
     if not node.path and wide and (pick is None or not _decided(node)):
         node.cells = [solve(half, ()) for half in node.place.halves()]
@@ -482,23 +498,36 @@ def _decided(node: Node) -> bool:
     return max(squares) <= min(squares) * (1 + TOLERANCE / 4)
 
 
-def _fractional(node: Node) -> tuple[Fraction, Fraction, int] | None:
+def _fractional(node: Node, near: Fraction) -> tuple[Fraction, Fraction, int] | None:
     """Around a point with a divided element: an interval and the count below.
 
-    A wide interval moves the bound more than a narrow one, and an even division more than an
-    uneven one.
+    The interval goes half way to the points beside it; where these are splits' ends that have
+    come very near, half way to the next points that have elements. A wide interval moves the
+    bound more than a narrow one, and an even division more than an uneven one.
     """
     points, shares = node.points, node.shares
+    live = [i for i, share in enumerate(shares) if share > _SPECK]
+    near *= points[-1] - points[0]
+    known = {(taken.start, taken.stop, taken.count) for taken in node.path}
     best: tuple[float, Fraction, Fraction, int] | None = None
-    for i, share in enumerate(shares):
-        part = float(share - np.floor(share + 1e-6))
-        if min(part, 1 - part) < 1e-4:
+    for place, i in enumerate(live):
+        below = int(np.floor(shares[i] + _SPECK))
+        part = min(float(shares[i]) - below, below + 1 - float(shares[i]))
+        if part < 1e-4:
             continue
-        low = points[i] if i == 0 else _between(points[i - 1], points[i])
-        high = points[i] if i + 1 == len(points) else _between(points[i], points[i + 1])
-        worth = min(part, 1 - part) * float(high - low)
-        if best is None or worth > best[0]:
-            best = (worth, low, high, int(np.floor(share + 1e-6)))
+        ends = []
+        for step, edge in ((-1, 0), (1, len(points) - 1)):
+            beside = points[min(max(i + step, 0), len(points) - 1)]
+            if i != edge and abs(beside - points[i]) < near:
+                following = place + step
+                beside = points[live[following] if 0 <= following < len(live) else edge]
+            ends.append(
+                points[i] if beside == points[i] else _between(*sorted((beside, points[i])))
+            )
+        low, high = ends
+        worth = part * float(high - low)
+        if (low, high, below) not in known and (best is None or worth > best[0]):
+            best = (worth, low, high, below)
     return None if best is None else best[1:]
 
 

@@ -130,9 +130,9 @@ def regimes_of(outcome: Outcome) -> NDArray[np.str_]:
 
 @lru_cache(maxsize=64)
 def _largest_ratio(fmt: Format) -> Fraction:
-    """The largest ratio of asked and stored that a bound covers."""
-    spans = [span for regime in (NORMAL, SUBNORMAL, LEAST) for span in ratios_of(fmt, regime)]
-    return max((span.high for span in spans), default=Fraction(1))
+    """The largest ratio of asked and stored that bounds cover in the largest word's regime."""
+    spans = ratios_of(fmt, words_of(fmt)[-1].regime)
+    return max((span.high for span in spans), default=Fraction(0))
 
 
 def _first_word(fmt: Format) -> np.float32:

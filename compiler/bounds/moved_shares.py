@@ -40,6 +40,9 @@ from .words import LEAST, NORMAL, SUBNORMAL, Ratios, ratios_of, words_of
 #: An element, and the grid's value that it takes.
 Place = tuple[Fraction, Fraction]
 
+#: Of an inner cell: the stored size, the floor, and the critical sizes asked for.
+Folded = tuple[Fraction, Fraction, list[Fraction]]
+
 
 def share_statements(fmt: Format) -> Iterator[Statement]:
     """What elements and blocks may lose; ``fmt`` has inner scales and no zero."""
@@ -106,18 +109,13 @@ def _height(share: Share) -> Fraction:
     return share.height
 
 
-def _folded(
-    cells: tuple[Cell, ...], signed: bool
-) -> list[tuple[Fraction, Fraction, list[Fraction]]]:
-    """Stored size, floor and critical sizes asked for, of every inner cell."""
+def _folded(cells: tuple[Cell, ...], signed: bool) -> list[Folded]:
+    """Inner cells without their signs."""
     folded = []
     for cell in cells:
         sizes = sorted({abs(y) for y in numbers_of(cell, signed)})
         folded.append((abs(cell.value), cell.floor, sizes))
     return folded
-
-
-Folded = tuple[Fraction, Fraction, list[Fraction]]
 
 
 def _elements(fmt: Format, trial: int, coder: Coder, cell: Folded, kind: str) -> Iterator[Share]:
@@ -172,7 +170,7 @@ def piece_ends(coder: Coder, reach: Fraction, unit: Fraction, kind: str) -> Iter
 
 def _blocks(fmt: Format, trial: int, coder: Coder, cell: Folded) -> Iterator[Share]:
     """The sum of squares at every critical scale of an inner cell."""
-    stored, least, sizes = cell
+    stored, least, _ = cell
     outer = min(c.floor for c in coders_of(fmt))
     count = element_count(fmt)
     for asked in _critical_sizes(fmt, coder, cell):

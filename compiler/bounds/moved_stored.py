@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from ..exact import floor_log2
 from ..format import Format, ScaleWord
@@ -101,7 +102,8 @@ def numbers_of(cell: Cell, signed: bool) -> list[Fraction]:
     return sorted({max(y, Fraction(0)) for y, _ in cell.points})
 
 
-def inner_store(inner: Format, regimes: Iterable[str], signed: bool) -> Store | None:
+@lru_cache(maxsize=64)
+def inner_store(inner: Format, regimes: tuple[str, ...], signed: bool) -> Store | None:
     """How an inner format stores the numbers of a group, or None where no word is there."""
     over = under = top = Fraction(0)
     cells = inner_cells(inner, regimes, signed)
@@ -155,6 +157,8 @@ def stores_of(fmt: Format, regime: str) -> Stores | None:
     if zero.stored is not None:
         lost = inner_store(zero.stored, regimes, not zero.negated or zero.center)
     elif zero.word is not None:
+        if least and not (is_fp32_word(zero.word) or zero.word.number == scale.word.number):
+            return None  # below their normal numbers two words do not go together
         finest = (zero.word.number.magnitude(1) or Fraction(0)) * _level(fmt) if least else 0
         lost = word_store(zero.word, "even", Fraction(finest))
     if kept is None or lost is None or not there:
@@ -264,9 +268,14 @@ def piece_statements(fmt: Format) -> Iterator[Statement]:
 
 
 def _is_tight(fmt: Format, stores: Stores) -> bool:
-    """Whether all terms are largest in one block, or nearly so."""
-    alone = len(coders_of(fmt)) == 1 and fmt.zero is not None and fmt.zero.kind == "minimum"
-    return alone and stores.measure != "tensor"
+    """Whether it is known that one block comes within a thousandth of all terms at once."""
+    zero = fmt.zero
+    if zero is None or zero.kind == "point" or len(coders_of(fmt)) > 1:
+        return False
+    if zero.word is not None:
+        return fmt.scale.stored is None and fmt.scale.codes == "wanted"
+    both = fmt.scale.stored is not None and zero.stored is not None and zero.negated
+    return both and fmt.scale.codes == "stored" and stores.measure == "group"
 
 
 def _domain(fmt: Format, regime: str) -> tuple[Fraction, Fraction] | None:
