@@ -282,7 +282,8 @@ def _shares(
     if fmt.zero is None:
         inside, small = _places(view, chosen, x / scale)
         if measure == "self":
-            return np.where(small, 0, error / np.maximum(np.abs(x), tiny)) / most, "self"
+            spoken = (inside == 1) & ~small
+            return np.where(spoken, error / np.maximum(np.abs(x), tiny), 0) / most, "self"
         # At the very end either kind may be meant, or none other than rounding.
         if "clipping" in kinds:
             limits = np.where(inside == 1, _limit(kinds["rounding"]), limits)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fmtc
 import pytest
+from blocks_by_hand import by_hand
 from fmtc import compile_text
 from fmtc.compiler.bounds import checker, checker_words
 from fmtc.compiler.bounds.checker import Rejected, check
@@ -29,6 +30,7 @@ TEXTS = {
     "target": "block 4 grid e2m1 scale ue3m2 { rule absmax target 7 round up }",
     "rounded": "block 3 grid ue = codebook 2 { -1, 0, 0.5, 1 } scale ue4m3 { rule round_log2 }",
     "alone": "block 1 grid e2m1 scale ue3m2 { rule ceil_log2 underflow zero_block }",
+    "least": "block 1 grid e2m1 scale ue4m3 { rule absmax }",
     "two": "block 3  grid a = int 2 { range full } grid b = codebook 2 { -1, 0, 0.5, 1 } "
     "scale e8m0 { rule absmax round down } select 1 bit at field { 0: a, 1: b }",
 }
@@ -62,123 +64,6 @@ def text_of(name):
         others = [s for s in proof["statements"] if s["measure"] != "block"]
         proof["statements"] = [*others[:-1], by_hand(fmt), others[-1]]
     return json.dumps(proof)
-
-
-# -- proofs of blocks that are written by hand ---------------------------------------------
-
-
-def leaf(trials, peaks, weights, split=None, count=3):
-    """A leaf over trials (values, scale), worked out from its definition.
-
-    Args:
-        trials: the values and the scale of each.
-        peaks: the intervals of the positive and the negative peak.
-        weights: of the trials.
-        split: (start, stop, count, few, price) of a split above, or None.
-        count: the elements of a block.
-    """
-    (p0, p1), (n0, n1) = peaks
-    marks = {(a + b) / 2 * s for values, s in trials for a, b in itertools.pairwise(values)}
-    marks |= set(split[:2]) if split else set()
-    owed = 0 if not split else split[4] * (split[2] if split[3] else -split[2] - 1)
-
-    def score(x):
-        total = sum(
-            w * min((x - v * s) ** 2 for v in values)
-            for w, (values, s) in zip(weights, trials, strict=True)
-        )
-        if split and split[3] and split[0] < x < split[1]:
-            total -= split[4]
-        if split and not split[3] and split[0] <= x <= split[1]:
-            total += split[4]
-        return Fraction(total)
-
-    most, drivers, totals, squares = [], [], [], []
-    for p, n in itertools.product(dict.fromkeys((p0, p1)), dict.fromkeys((n0, n1))):
-        most.append(max(score(x) for x in {-n, p} | {k for k in marks if -n < k < p}))
-        drivers.append([score(x) for x, least in ((p, p0), (-n, n0)) if least])
-        totals.append(sum(drivers[-1]) + (count - len(drivers[-1])) * most[-1] + owed)
-        squares.append((p if p0 >= n0 else n) ** 2)
-    if split:
-        squares = [min(squares)] * len(squares)
-    return {
-        "weights": texts(weights),
-        "prices": texts(split[4:] if split else ()),
-        "most": texts(most),
-        "drivers": [texts(d) for d in drivers],
-        "height": str(Fraction(max(t / s for t, s in zip(totals, squares, strict=True)))),
-    }
-
-
-def texts(numbers):
-    """Numbers as a proof has them."""
-    return [str(Fraction(number)) for number in numbers]
-
-
-def parts(interval, kinks):
-    """An interval cut at kinks, unless it begins at 0."""
-    low, high = interval
-    inside = sorted(k for k in kinks if low < k < high) if low else []
-    return itertools.pairwise([low, *inside, high])
-
-
-def by_hand(fmt):
-    """What blocks of format ``two`` may lose: its scales are rounded down to powers of two.
-
-    Of peaks p and n in [1, 2] the first grid (-2 .. 1) asks for max(p, n / 2) and the second
-    (-1 .. 1) for max(p, n).
-    """
-    values = [grid.numbers for grid in fmt.grids]
-    one, two, half, zero = Fraction(1), Fraction(2), Fraction(1, 2), Fraction(0)
-    split = (Fraction(-3, 4), Fraction(-1, 2), 1)
-    boxes = []
-    for strip in (
-        ((one, two), (zero, two), (one, one)),
-        ((zero, one), (one, two), (half, one)),
-        ((one, two), (one, two), (one, one)),
-    ):
-        trials = list(zip(values, strip[2], strict=True))
-        marks = {(a + b) / 2 * s for v, s in trials for a, b in itertools.pairwise(v)}
-        for peaks in itertools.product(
-            parts(strip[0], marks), parts(strip[1], {-mark for mark in marks})
-        ):
-            tree = leaf(trials, peaks, (half, half))
-            if strip[0][0] == 0:
-                tree = {"start": str(split[0]), "stop": str(split[1]), "count": 1}
-                for name in ("few", "many"):
-                    above = (*split, name == "few", Fraction(1, 64))
-                    tree[name] = leaf(trials, peaks, (half, half), above)
-            boxes.append(
-                {
-                    "positive": texts(peaks[0]),
-                    "negative": texts(peaks[1]),
-                    "scales": texts(strip[2]),
-                    "tree": tree,
-                }
-            )
-    bound = max(height(box["tree"]) for box in boxes)
-    return {
-        "measure": "block",
-        "regime": "regular",
-        "kind": "any",
-        "bound": str(bound),
-        "slack": str(checker.slack(fmt, "block", bound)),
-        "tight": False,
-        # Four times the first word behind the least normal one, to the last word.
-        "domain": [f"1/{2**123}", str(2**127)],
-        "cells": [],
-        "corners": [],
-        "boxes": boxes,
-        "moved": [],
-        "witness": None,
-    }
-
-
-def height(tree):
-    """The largest height of a tree's leaves."""
-    if "height" in tree:
-        return Fraction(tree["height"])
-    return max(height(tree["few"]), height(tree["many"]))
 
 
 # -- one thing changed ---------------------------------------------------------------------

@@ -119,8 +119,8 @@ def one_peak(fmt: Format, coders: Sequence[Coder]) -> bool:
 def _one_peak(coders: Sequence[Coder], scales: Scales, signs: Sequence[int]) -> Iterator[Blank]:
     one = Fraction(1)
     if not scales.edges:
-        stored = (sign / c.positive for c, sign in zip(coders, signs, strict=True))
-        yield Blank((one, one), None, tuple(Fraction(s) for s in stored))
+        alone = tuple(sign / c.positive for c, sign in zip(coders, signs, strict=True))
+        yield Blank((one, one), None, alone)
         return
     cuts = {one, 2 * one}
     for coder in coders:

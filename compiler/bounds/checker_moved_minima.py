@@ -82,7 +82,9 @@ def domain_of(fmt: Format, regime: str) -> tuple[Fraction, Fraction] | None:
         return None
     number = word.number
     sizes = [m for m in number.magnitudes() if m is not None]
-    normal = sizes[1 << number.mantissa] if regime == "normal" else ZERO
+    normal = sizes[1 << number.mantissa]
+    if regime == "subnormal" and fmt.scale.stored is None:
+        normal = ZERO
     return normal * _level(fmt), sizes[-1] * _level(fmt)
 
 

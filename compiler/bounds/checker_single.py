@@ -98,14 +98,11 @@ def _areas(fmt: Format, coding: Coding, span: Span, measure: str, kind: str) -> 
     """Where the elements may lie that a measure and a kind speak of, ascending."""
     least, reach = span
     outer = (-reach * coding.down, reach * coding.up)
+    areas = [outer]
     if element_count(fmt) == 1:  # the one element decides the scale itself
-        areas = [
-            (-outer_end, -inner) if side < 0 else (inner, outer_end)
-            for side in sorted(coding.sides)
-            for inner, outer_end in [(least * coding.divisor(side), reach * coding.divisor(side))]
-        ]
-    else:
-        areas = [outer]
+        areas = [_mirrored(least * d, reach * d, side) for side, d in _deciding(coding)]
+        if not least and len(areas) == 2:
+            areas = [outer]
     low, high = coding.values[0], coding.values[-1]
     limits = [(low, high)] if kind == "rounding" else [(outer[0], low), (high, outer[1])]
     if measure == "self":
@@ -116,6 +113,14 @@ def _areas(fmt: Format, coding: Coding, span: Span, measure: str, kind: str) -> 
         return tuple(sorted({(a, b) for a, b in shared if a <= b}))
     # Beyond the grid: more than its end alone.
     return tuple(sorted({(a, b) for a, b in shared if a <= b and (a < low or b > high)}))
+
+
+def _deciding(coding: Coding) -> list[tuple[int, Fraction]]:
+    return [(side, coding.divisor(side)) for side in coding.sides]
+
+
+def _mirrored(low: Fraction, high: Fraction, side: int) -> Span:
+    return (low, high) if side > 0 else (-high, -low)
 
 
 def _cut(

@@ -197,11 +197,12 @@ def _asked(
     for i, value in enumerate(values):
         before = values[i - 1] if i else Fraction(0)
         after = values[i + 1] if i + 1 < len(values) else None
-        low, high = (before + value) / 2, None if after is None else (value + after) / 2
+        low, above = (before + value) / 2, value if after is None else (value + after) / 2
         if rounding == "up":
-            low, high = before, None if after is None else value
+            low, above = before, value
         elif rounding == "down":
-            low, high = value, after
+            low, above = value, after or value
+        high = None if after is None else above
         found.append((low if i or loses else Fraction(0), high))
     return found
 
@@ -225,11 +226,9 @@ def _asked_by_powers(
         ends[value] = min(low, power * share), max(high, 2 * power * share)
     if not loses or rounding == "up":
         ends[first] = Fraction(0), ends[first][1]
-    found: list[tuple[Fraction | None, Fraction | None]] = []
-    for value in values:
-        low, high = ends.get(value, (None, None))
-        found.append((low, None if value == last else high))
-    return found
+    none: tuple[None, None] = (None, None)
+    asked = [ends.get(value, none) for value in values]
+    return [*asked[:-1], (asked[-1][0], None)]
 
 
 def power_share(fmt: Format) -> Fraction:

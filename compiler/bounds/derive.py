@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from ..format import Format
 from ..view import view_of
+from .choice import block_statement
 from .coder import coders_of
 from .moved import moved_statements
 from .proof import Proof, Statement
@@ -21,6 +22,8 @@ def derive(fmt: Format) -> Proof:
     statements = list(element_statements(fmt, coders))
     if len(coders) == 1:
         statements += block_statements(fmt, coders[0])
+    else:
+        statements += [s for s in (block_statement(fmt),) if s is not None]
     statements.append(_zero(fmt))
     return Proof(fmt.name, fmt.content_hash, tuple(statements))
 

@@ -18,6 +18,7 @@ from ..pipeline import decode, encode
 from ..records import from_records
 from ..reference import TensorLevel, block_scales, calibrate, select_of
 from ..scales import is_fp32_word
+from ..sides import take_outliers
 from ..stored import read_stored
 from ..streams import LEVELS, RECORDS
 from ..view import view_of
@@ -42,7 +43,8 @@ class Outcome:
 
     Attributes:
         fmt: the format.
-        x, decoded: float32 [rows, n], before and after.
+        x, decoded: float32 [rows, n], before and after. Where the format takes outliers out,
+            these are 0 in both: they are no part of their blocks.
         stored: float32 [block rows, block columns], every block's stored scale in units of the
             second level, with its sign.
         levels: float32 [block rows], the second level.
@@ -91,8 +93,19 @@ def outcome_of(
     levels = np.full(arrangement.block_shape[0], level.multiplier, np.float32)
     if fmt.scale.tensor == "rows":
         levels = dense[LEVELS].reshape(-1).view("<f4").astype(np.float32)[:: fmt.tile]
+    x, decoded = _without_outliers(fmt, x, decoded)
     stored, selects = _stored(dense_format(fmt), dense, arrangement.block_shape)
     return Outcome(fmt, x, decoded, stored, levels, selects)
+
+
+def _without_outliers(fmt: Format, x: F32, decoded: F32) -> tuple[F32, F32]:
+    for side in fmt.sides:
+        if side.kind == "opq":
+            rest, taken = take_outliers(side, x, fmt.block)
+            inside = decoded.copy()
+            inside.reshape(-1)[taken.index] = 0
+            x, decoded = rest, inside
+    return x, decoded
 
 
 def _stored(fmt: Format, streams: dict[str, U8], shape: tuple[int, int]) -> tuple[F32, U8]:
@@ -122,10 +135,23 @@ def regimes_of(outcome: Outcome) -> NDArray[np.str_]:
     peaks = peaks_of(arrangement, outcome.x)
     first = _first_word(fmt)
     found = np.where(sizes >= _smallest_normal(fmt), NORMAL, SUBNORMAL).astype("<U9")
-    found[sizes <= first] = LEAST
+    found[(sizes <= first) | _vanishes(outcome, peaks.largest)] = LEAST
     found[_saturates(outcome, peaks.positive, peaks.negative)] = SATURATED
     found[peaks.largest == 0] = ZERO
     return found
+
+
+def _vanishes(outcome: Outcome, largest: F32) -> NDArray[np.bool_]:
+    """Which blocks may have been too small for any scale: they have that of all-zero blocks."""
+    fmt = outcome.fmt
+    words = words_of(fmt)
+    if fmt.scale.underflow != "zero_block" or not words:
+        return np.zeros(outcome.stored.shape, np.bool_)
+    zero = fmt.scale.word.number.magnitude(fmt.scale.zero_block) or Fraction(0)
+    reach = max(max(coder.positive, coder.negative) for coder in coders_of(fmt))
+    most = float(words[0].low * reach) * outcome.levels[:, None].astype(np.float64)
+    few: NDArray[np.bool_] = largest <= most * (1 + 2.0**-20)
+    return few & (np.abs(outcome.stored) == np.float32(float(zero)))
 
 
 @lru_cache(maxsize=64)
@@ -257,9 +283,9 @@ def _least_unit(outcome: Outcome, level: Fraction, asked: Fraction) -> Fraction:
 
 def _speaks(statement: Statement, coder: Coder, y: Fraction) -> bool:
     """Whether a statement is about an element at y of its grid."""
-    if statement.measure == "self":
-        return abs(y) >= min(abs(v) for v in coder.values if v)
     inside = coder.values[0] <= y <= coder.values[-1]
+    if statement.measure == "self" and abs(y) < min(abs(v) for v in coder.values if v):
+        return False
     return statement.kind == "any" or inside == (statement.kind == "rounding")
 
 

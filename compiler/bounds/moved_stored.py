@@ -283,7 +283,8 @@ def _domain(fmt: Format, regime: str) -> tuple[Fraction, Fraction] | None:
     word = fmt.zero.word if fmt.zero else None
     if word is None or is_fp32_word(word):
         return None
-    first = word.number.smallest_normal if regime == NORMAL else Fraction(0)
+    below = regime == SUBNORMAL and fmt.scale.stored is None
+    first = Fraction(0) if below else word.number.smallest_normal
     return first * _level(fmt), word.number.largest * _level(fmt)
 
 
