@@ -53,7 +53,7 @@ def tensors(fmt: Format, proof: Proof, blocks: int, seed: int) -> Iterator[F32]:
     """Tensors with about so many blocks in all, of every kind in turn."""
     rng = np.random.default_rng(seed)
     kinds = [_laws, _edges, _mutants]
-    size = _block_elements(fmt)
+    size = block_elements(fmt)
     # Tensors that are one block are encoded one by one: a thousand of them are many.
     left, turn = min(blocks, 1000) if fmt.extent == "tensor" else blocks, 0
     while left > 0:
@@ -65,7 +65,7 @@ def tensors(fmt: Format, proof: Proof, blocks: int, seed: int) -> Iterator[F32]:
         turn += 1
 
 
-def _block_elements(fmt: Format) -> int:
+def block_elements(fmt: Format) -> int:
     return fmt.block * fmt.tile if fmt.extent == "block" else ROW
 
 
@@ -78,8 +78,10 @@ def _arranged(fmt: Format, blocks: F32) -> F32:
     per_row = fmt.record.elements // fmt.block if fmt.record else 1
     across = next(n for n in (8 * per_row, per_row, 1) if len(blocks) % n == 0 or n == 1)
     if per_row > 1 and across % per_row:
-        blocks = blocks[: len(blocks) // per_row * per_row] if len(blocks) >= per_row else (
-            np.concatenate([blocks] * per_row)
+        blocks = (
+            blocks[: len(blocks) // per_row * per_row]
+            if len(blocks) >= per_row
+            else (np.concatenate([blocks] * per_row))
         )
         across = per_row
     tiles = blocks.reshape(-1, across, fmt.tile, fmt.block)
@@ -92,13 +94,21 @@ def _sizes(fmt: Format, count: int, rng: Rng) -> F64:
     low, high = (words[0].value, words[-1].value) if words else (Fraction(1, 1 << 40), 1 << 40)
     first = max(np.log2(float(low)) - 3, np.log2(SMALLEST))
     last = min(np.log2(float(high)) + 1, np.log2(LARGEST))
+    inner = fmt.scale.stored
+    if inner is not None and words_of(inner):
+        # The scales of scales stay normal: what they do otherwise is another statement's.
+        normal = [w.value for w in words_of(inner) if w.regime == "normal"]
+        reach = float(max(max(c.positive, c.negative) for c in coders_of(inner)))
+        first, last = np.log2(float(normal[0]) * reach) + 2, np.log2(float(normal[-1]) * reach) - 3
+        if fmt.zero is not None and fmt.zero.stored is not None:
+            last -= 6  # nor do minima saturate, which are as large as elements
     ends = max(d for c in coders_of(fmt) for d in (c.positive, c.negative))
     return 2.0 ** rng.uniform(first, last, count) * float(ends) * float(unit(fmt))
 
 
 def _laws(fmt: Format, proof: Proof, count: int, rng: Rng) -> F32:
     """Elements of random laws: smooth, heavy, equal, alternating, and alone among small ones."""
-    shape = (count, _block_elements(fmt))
+    shape = (count, block_elements(fmt))
     kind = rng.integers(0, 7, count)
     x = rng.standard_normal(shape)
     x = np.where((kind == 1)[:, None], rng.laplace(size=shape), x)
@@ -116,12 +126,10 @@ def _laws(fmt: Format, proof: Proof, count: int, rng: Rng) -> F32:
 
 def _edges(fmt: Format, proof: Proof, count: int, rng: Rng) -> F32:
     """Elements beside the edges of a trial, under scales asked for beside the stored ones'."""
-    shape = (count, _block_elements(fmt))
+    shape = (count, block_elements(fmt))
     coders = coders_of(fmt)
     pick = rng.integers(0, len(coders), count)
-    places = [
-        np.array([float(e) for e in (*c.edges, c.values[0], c.values[-1])]) for c in coders
-    ]
+    places = [np.array([float(e) for e in (*c.edges, c.values[0], c.values[-1])]) for c in coders]
     # Blocks stay with a few edges, or take all of them.
     few = rng.integers(0, 2, count)[:, None]
     y = np.zeros(shape)
@@ -143,7 +151,7 @@ def _edges(fmt: Format, proof: Proof, count: int, rng: Rng) -> F32:
 
 def _asked(fmt: Format, count: int, rng: Rng) -> F64:
     """Asked scales: next to the ends of a stored word's interval, and anywhere in it."""
-    words = [w for w in words_of(fmt) if w.high is not None]
+    words = [w for w in words_of(fmt) if w.high is not None and fmt.scale.stored is None]
     words = [w for w in words if SMALLEST < float(w.value * unit(fmt)) < LARGEST]
     if not words:
         return _sizes(fmt, count, rng)
@@ -157,7 +165,7 @@ def _asked(fmt: Format, count: int, rng: Rng) -> F64:
 
 def _mutants(fmt: Format, proof: Proof, count: int, rng: Rng) -> F32:
     """Blocks of witnesses with elements changed, moved a little, or swapped with each other's."""
-    size = _block_elements(fmt)
+    size = block_elements(fmt)
     parents = []
     for statement in proof.statements:
         witness = statement.witness
@@ -176,6 +184,10 @@ def _mutants(fmt: Format, proof: Proof, count: int, rng: Rng) -> F32:
     x = np.where(swapped, np.clip(other, -peaks, peaks), x)
     anywhere = rng.random(x.shape) < rng.choice([0, 0.1], (count, 1))
     x = np.where(anywhere, rng.uniform(-1, 1, x.shape) * peaks, x)
+    if fmt.scale.stored is not None:
+        x *= _sizes(fmt, count, rng)[:, None] / np.maximum(
+            np.abs(x).max(axis=1, keepdims=True), 1e-30
+        )
     if any(not coder.negative for coder in coders_of(fmt)) and fmt.zero is None:
         x = np.abs(x)
     return x.astype(np.float32)
@@ -342,5 +354,3 @@ def _places(
     inside = np.where((y > low + near) & (y < high - near), 1, 0)
     inside = np.where((y < low - near) | (y > high + near), -1, inside)
     return inside, np.abs(y) < least * (1 + 2.0**-20)
-
-

@@ -89,18 +89,22 @@ def _asked_from(scales: Sequence[Stored]) -> list[Fraction]:
     return found[::-1]
 
 
-@lru_cache(maxsize=64)
-def _marks(fmt: Format, divisor: Fraction) -> tuple[Fraction, ...]:
-    """Every peak up to 2 and above 2^-40 at which a trial's word changes."""
+def _marks(fmt: Format, side: int) -> set[Fraction]:
+    """Every peak of a side up to 2 at which a trial's word may change.
+
+    Where the larger peak is 1 at least, a scale of at least 1 / (the larger divisor) is asked.
+    """
     if is_binary32(fmt):
-        return ()
-    words = _binade(fmt) or ()
-    lows = {w.low for w in words if w.low is not None}
-    turn = {low / TWO ** floor_log2(low) for low in lows}
+        return set()
+    lows = {w.low for w in _binade(fmt) or () if w.low is not None}
+    turns = {low / TWO ** floor_log2(low) for low in lows}
     found = set()
-    for exponent in range(floor_log2(1 / divisor) - 8, floor_log2(TWO / divisor) + 2):
-        found |= {t * TWO**exponent * divisor for t in turn}
-    return tuple(sorted(m for m in found if m <= 2))
+    for coding in codings(fmt):
+        d = coding.divisor(side)
+        first = floor_log2(1 / max(coding.up, coding.down)) - 1
+        for exponent in range(first, floor_log2(TWO / d) + 1):
+            found |= {turn * TWO**exponent * d for turn in turns}
+    return {mark for mark in found if mark <= 2}
 
 
 # -- boxes ---------------------------------------------------------------------------------
@@ -160,14 +164,23 @@ def _check_cover(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> Non
     else:
         _check_parts(fmt, node, found)
     ups, downs = _axes(fmt, found)
+    rows = [(n, _asked(fmt, n, -1)) for n in _strata(downs)]
     for p in _strata(ups):
+        words = _asked(fmt, p, 1)
         column = [(item, a) for item, a in found if a.up[0] <= p[0] and p[1] <= a.up[1]]
-        doubled = [(item, a) for item, a in found if a.up[0] <= 2 * p[0] and 2 * p[1] <= a.up[1]]
-        for n in _strata(downs):
-            peaks = (p[0] + p[1]) / 2, (n[0] + n[1]) / 2
-            if not 1 <= max(peaks) < 2 and not is_binary32(fmt):
+        doubled = [a for _, a in found if a.up[0] <= 2 * p[0] and 2 * p[1] <= a.up[1]]
+        for n, others in rows:
+            most = max(p[0] + p[1], n[0] + n[1]) / 2
+            if not 1 <= most < 2 and not is_binary32(fmt):
                 continue  # as the block of half the size
-            _check_stratum(fmt, node, (p, n), column, doubled if max(peaks) == 1 else [])
+            near = [(item, a) for item, a in column if _holds(a, n)]
+            twice = [a for a in doubled if _holds(a, (2 * n[0], 2 * n[1]))] if most == 1 else []
+            for one, other in zip(words, others, strict=True):
+                wanted = tuple(
+                    c.sign * max(x, y) for c, x, y in zip(codings(fmt), one, other, strict=True)
+                )
+                inner = p[0] < p[1] and (n[0] < n[1] or one_peak(fmt))
+                _check_stratum(node, wanted, near, twice, inner=inner)
 
 
 def _axes(fmt: Format, found: list[tuple[Node, Area]]) -> tuple[list[Fraction], list[Fraction]]:
@@ -176,10 +189,10 @@ def _axes(fmt: Format, found: list[tuple[Node, Area]]) -> tuple[list[Fraction], 
     downs = {e for _, area in found if area.down for e in area.down}
     if is_binary32(fmt):
         return sorted(ups), [ZERO]
-    ups |= {ONE, TWO} | {m for c in codings(fmt) for m in _marks(fmt, c.up)}
+    ups |= {ONE, TWO} | _marks(fmt, 1)
     if one_peak(fmt):
         return sorted(m for m in ups if m >= 1), [ZERO]
-    downs |= {ONE, TWO} | {m for c in codings(fmt) for m in _marks(fmt, c.down)}
+    downs |= {ONE, TWO} | _marks(fmt, -1)
     return sorted(ups | {ZERO}), sorted(downs | {ZERO})
 
 
@@ -190,49 +203,55 @@ def _strata(marks: Sequence[Fraction]) -> Iterator[Span]:
     yield marks[-1], marks[-1]
 
 
+def _asked(fmt: Format, span: Span, side: int) -> list[tuple[Fraction, ...]]:
+    """Every trial's word (0 for none) if the peak of one side in the middle of a span decides.
+
+    Twice where a tie may go either way: a binade of one word alone has an even code or not.
+    """
+    peak = (span[0] + span[1]) / 2
+    either = fmt.scale.word.number.mantissa == 0 and fmt.scale.rounding == "even"
+    found = []
+    for odd in (False, True) if either else (False,):
+        words = []
+        for coding in codings(fmt):
+            d = coding.divisor(side)
+            asked = peak / d if d else ZERO
+            plain = is_binary32(fmt) or not asked
+            words.append(asked if plain else regular_word(fmt, asked, coding.step, odd))
+        found.append(tuple(words))
+    return found
+
+
+def _holds(area: Area, span: Span) -> bool:
+    return area.down is None or (area.down[0] <= span[0] and span[1] <= area.down[1])
+
+
 def _check_stratum(
-    fmt: Format,
     node: Node,
-    stratum: tuple[Span, Span],
-    column: list[tuple[Node, Area]],
-    doubled: list[tuple[Node, Area]],
+    wanted: tuple[Fraction, ...],
+    near: list[tuple[Node, Area]],
+    twice: list[Area],
+    *,
+    inner: bool,
 ) -> None:
     """Whether blocks of a stratum are in a box with their scales.
 
-    ``column`` are the boxes that hold its positive peaks, ``doubled`` those that hold twice
-    these: a block is as well in a box as the one of twice its size.
+    Args:
+        node: the boxes.
+        wanted: the scales.
+        near: the boxes that hold the stratum.
+        twice: those that hold twice its peaks: a block is as well in a box as twice the block.
+        inner: no tie decides: then all boxes that hold it must have these scales.
     """
-    p, n = stratum
-    peaks = (p[0] + p[1]) / 2, (n[0] + n[1]) / 2
-    near = [(item, a) for item, a in column if _holds(a, n[0], n[1])]
-    twice = [a for _, a in doubled if _holds(a, 2 * n[0], 2 * n[1])]
-    inner = p[0] < p[1] and (one_peak(fmt) or n[0] < n[1])
-    for odd in (False, True):
-        wanted = _scales_of(fmt, peaks, odd)
-        if inner:  # not on a line where a tie decides: all boxes here must have these
-            for item, area in near:
-                item_of = Node(f"{item.where}.scales", [str(s) for s in area.scales])
-                item_of.all_equal(wanted)
-        right = any(a.scales == wanted for _, a in near)
-        if not right and not any(a.scales == tuple(2 * s for s in wanted) for a in twice):
-            node.reject(
-                f"none has blocks with the peaks {peaks[0]} and {peaks[1]} and their scales "
-                + ", ".join(map(str, wanted))
-            )
-
-
-def _holds(area: Area, low: Fraction, high: Fraction) -> bool:
-    return area.down is None or (area.down[0] <= low and high <= area.down[1])
-
-
-def _scales_of(fmt: Format, peaks: Span, odd: bool) -> tuple[Fraction, ...]:
-    """The stored scale of every trial of a block with these peaks."""
-    found = []
-    for coding in codings(fmt):
-        asked = max(p / d for p, d in zip(peaks, (coding.up, coding.down), strict=True) if d)
-        word = asked if is_binary32(fmt) else regular_word(fmt, asked, coding.step, odd)
-        found.append(coding.sign * word)
-    return tuple(found)
+    for item, area in near:
+        if inner and area.scales != wanted:
+            Node(f"{item.where}.scales", [str(s) for s in area.scales]).all_equal(wanted)
+    if any(a.scales == wanted for _, a in near):
+        return
+    doubled = tuple(2 * s for s in wanted)
+    if not any(a.scales == doubled for a in twice):
+        shown = ", ".join(map(str, wanted))
+        node.reject(f"none has the blocks that there are with the scales {shown}")
 
 
 def _check_row(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> None:
@@ -259,7 +278,7 @@ def _check_parts(fmt: Format, node: Node, found: list[tuple[Node, Area]]) -> Non
     """
     total = ZERO
     for side in (1, -1):
-        marks = {ONE, TWO} | {m for c in codings(fmt) for m in _marks(fmt, c.divisor(side))}
+        marks = {ONE, TWO} | _marks(fmt, side)
         total += sum((b - a) * b for a, b in pairwise(sorted(m for m in marks if m >= 1)))
     parts = sum((a.up[1] - a.up[0]) * (a.down[1] - a.down[0]) for _, a in found if a.down)
     if parts != total:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 from ..format import Format
@@ -26,6 +27,19 @@ def derive(fmt: Format) -> Proof:
         statements += [s for s in (block_statement(fmt),) if s is not None]
     statements.append(_zero(fmt))
     return Proof(fmt.name, fmt.content_hash, tuple(statements))
+
+
+def proved(fmt: Format) -> Proof:
+    """The same with what SymPy decided: the shape of the objectives, and every inequality.
+
+    Raises:
+        NotProven: SymPy does not agree.
+    """
+    from .lemmas import decide, lemmas
+
+    proof = derive(fmt)
+    decide(proof)
+    return replace(proof, lemmas=lemmas())
 
 
 def _zero(fmt: Format) -> Statement:

@@ -9,7 +9,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrange import Arrangement, peaks_of
+from ..arrange import Arrangement, Peaks, peaks_of
+from ..blockscale import block_range
 from ..exact import fp32_from_bits
 from ..format import Format, Stream
 from ..kernel import dense_format, wanted_format
@@ -136,7 +137,7 @@ def regimes_of(outcome: Outcome) -> NDArray[np.str_]:
     first = _first_word(fmt)
     found = np.where(sizes >= _smallest_normal(fmt), NORMAL, SUBNORMAL).astype("<U9")
     found[(sizes <= first) | _vanishes(outcome, peaks.largest)] = LEAST
-    found[_saturates(outcome, peaks.positive, peaks.negative)] = SATURATED
+    found[_saturates(outcome, peaks)] = SATURATED
     found[peaks.largest == 0] = ZERO
     return found
 
@@ -172,7 +173,7 @@ def _smallest_normal(fmt: Format) -> np.float32:
     return np.float32(float(fmt.scale.word.number.smallest_normal))
 
 
-def _saturates(outcome: Outcome, positive: F32, negative: F32) -> NDArray[np.bool_]:
+def _saturates(outcome: Outcome, peaks: Peaks) -> NDArray[np.bool_]:
     fmt = outcome.fmt
     words = words_of(fmt)
     if is_fp32_word(fmt.scale.word) or not words:
@@ -180,11 +181,13 @@ def _saturates(outcome: Outcome, positive: F32, negative: F32) -> NDArray[np.boo
     largest = words[-1].value
     most = float(largest * _largest_ratio(fmt))
     asked = np.zeros(outcome.stored.shape)
+    sides = (peaks.positive, peaks.negative)
+    if fmt.scale.rule == "range":
+        low, high = (end.astype(np.float64) for end in block_range(fmt.zero, peaks))
+        sides = (high - low, np.zeros_like(low))
     for coder in coders_of(fmt):
         ends = [max(coder.positive, coder.negative)] * 2 if fmt.scale.rule == "argmax" else []
-        for divisor, peak in zip(
-            ends or (coder.positive, coder.negative), (positive, negative), strict=True
-        ):
+        for divisor, peak in zip(ends or (coder.positive, coder.negative), sides, strict=True):
             if divisor:
                 asked = np.maximum(asked, peak.astype(np.float64) / float(divisor))
     past: NDArray[np.bool_] = asked > most * outcome.levels[:, None].astype(np.float64)

@@ -17,7 +17,8 @@ since there error / A is largest.
   (``tensor``): an inner spread is at most the largest scale of the tensor.
 
 The regime is that of the scale's word, or of all inner scale words. A minimum's word has no
-regime: ``Statement.domain`` says from which absmax on it is normal.
+regime: ``Statement.domain`` says from which absmax on it is normal. Under the least scale word,
+nothing is said where there are minima: these may be of any size beside it.
 """
 
 from __future__ import annotations

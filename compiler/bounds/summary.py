@@ -129,7 +129,7 @@ def _what(fmt: Format, measure: str, kind: str) -> str:
     if measure == "zero":
         return "an element of zeros"
     if measure == "self":
-        return "the same, not below its least value"
+        return "an element between the ends and above the least value"
     return {
         "rounding": "an element between the grid's ends",
         "clipping": "an element beyond the grid's ends",

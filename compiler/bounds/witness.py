@@ -204,8 +204,11 @@ def witness_of(fmt: Format, statement: Statement) -> Witness | None:
 
     The list of ideas ends early: as soon as one reaches nearly all of the bound.
     """
-    ideas = _ideas(fmt, statement)
-    return best_of(fmt, statement, ideas)
+    if statement.cells and len(coders_of(fmt)) > 1:
+        from .choice_witness import element_witness
+
+        return element_witness(fmt, statement)
+    return best_of(fmt, statement, _ideas(fmt, statement))
 
 
 def best_of(fmt: Format, statement: Statement, ideas: Iterable[Idea]) -> Witness | None:
