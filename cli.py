@@ -494,6 +494,58 @@ def analyze(
         _analysis.draw(analysis, plot)
 
 
+@cli.command()
+@click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
+@click.option(
+    "--law",
+    "law_names",
+    multiple=True,
+    default=("gaussian", "laplace", "student"),
+    show_default=True,
+    metavar="LAW",
+    help="Of the elements: gaussian, laplace, student or student:DEGREES; may be repeated.",
+)
+@click.option("--block", type=click.IntRange(1, 65536), metavar="N", help="Instead of its own.")
+@_json
+def expect(
+    format_names: tuple[str, ...], law_names: tuple[str, ...], block: int | None, as_json: bool
+) -> None:
+    """Print expected errors: the MSE of random blocks, derived and not sampled.
+
+    Elements are independent, of variance 1; scales are real numbers, or powers of two where these
+    are stored. Formats with more than two grids are sampled, and say so.
+    """
+    from . import _console, formats
+    from .compiler.expected.figures import figure
+    from .compiler.expected.laws import law
+    from .compiler.expected.mse import NotDerivable
+
+    try:
+        laws = [law(name) for name in law_names]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--law") from error
+    rows: list[dict[str, Any]] = []
+    with _console.progress("integrating", len(format_names)) as step:
+        for name in format_names:
+            value = formats.load(name)
+            step(value.name)
+            try:
+                found = {str(each): figure(value, each, block) for each in laws}
+            except NotDerivable as reason:
+                raise click.UsageError(str(reason)) from reason
+            first = next(iter(found.values()))
+            figures = {
+                key: {"mse": each.value, "error": each.error}
+                if as_json
+                else f"{each.value:.6e} +- {each.error:.0e}"
+                for key, each in found.items()
+            }
+            rows.append(
+                {"format": value.name, "block": first.block, **figures, "method": first.method}
+            )
+    _console.table(rows, as_json=as_json)
+
+
 def _block_sizes(text: str | None) -> tuple[int, ...]:
     """The sizes of a list, ascending, each once."""
     from .compiler.expected.gain import BLOCKS, LARGEST_BLOCK

@@ -282,7 +282,7 @@ def _shares(
         total = squares.sum(axis=1) if fmt.extent == "block" else squares.mean(axis=1)
         return total / max(most, tiny), "squares"
     level, scale = view.level[chosen][:, None], view.scale[chosen][:, None]
-    if fmt.scale.codes == "wanted" and fmt.zero is None:
+    if fmt.scale.codes == "wanted":
         scale = _asked_scales(view)[chosen][:, None]
     if measure == "zero":
         return np.abs(view.decoded[chosen]) / level / max(most, tiny), "zero"
@@ -323,6 +323,9 @@ def _owners(view: _View, measure: str) -> F64:
 
 def _asked_scales(view: _View) -> F64:
     coder = coders_of(view.seen.fmt)[0]
+    if view.seen.fmt.scale.rule == "range":
+        spread = np.maximum(view.x.max(axis=2), 0) - np.minimum(view.x.min(axis=2), 0)
+        return spread / float(coder.positive)
     if view.seen.fmt.scale.rule == "argmax":
         return view.peak / float(max(coder.positive, coder.negative))
     asked = np.maximum(view.x.max(axis=2), 0) / float(coder.positive)

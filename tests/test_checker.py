@@ -35,7 +35,7 @@ TEXTS = {
     "scale e8m0 { rule absmax round down } select 1 bit at field { 0: a, 1: b }",
 }
 
-SHIPPED = ("mxfp4_even", "nvfp4_16x16", "nf4", "bof4s_16", "int4_row", "lut2")
+SHIPPED = ("mxfp4_even", "nvfp4_16x16", "nf4", "bof4s_16", "int4_row", "lut2", "four_six", "if4")
 
 #: What a proof is free to choose, so that it may be changed and prove the same.
 FREE = {"start", "stop", "count", "prices"}
@@ -398,3 +398,10 @@ def test_the_table_far_from_both_ends_is_that_of_the_words(rounding):
         assert checker_words.regular_word(fmt, inside, 0) == word.value
         above = words[words.index(word) + 1].value
         assert checker_words.regular_word(fmt, inside, 1) == above
+
+
+def test_a_tie_of_words_without_mantissa_may_go_either_way():
+    fmt = compile_text("format a { block 4 grid e2m1 scale e8m0 { rule absmax } }")
+    tie = [checker_words.regular_word(fmt, Fraction(3, 2), 0, odd) for odd in (False, True)]
+    assert sorted(tie) == [1, 2]
+    assert checker_words.regular_word(fmt, Fraction(3, 4), 0, True) == tie[0] / 2

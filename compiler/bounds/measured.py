@@ -50,6 +50,8 @@ class Outcome:
             second level, with its sign.
         levels: float32 [block rows], the second level.
         selects: uint8 [block rows, block columns], every block's grid.
+        inner: float32 [block rows, block columns], the stored scale that every block's scale is
+            stored under, where scales have a format of their own; else None.
     """
 
     fmt: Format
@@ -58,6 +60,7 @@ class Outcome:
     stored: F32
     levels: F32
     selects: U8
+    inner: F32 | None = None
 
     @property
     def arrangement(self) -> Arrangement:
@@ -96,7 +99,8 @@ def outcome_of(
         levels = dense[LEVELS].reshape(-1).view("<f4").astype(np.float32)[:: fmt.tile]
     x, decoded = _without_outliers(fmt, x, decoded)
     stored, selects = _stored(dense_format(fmt), dense, arrangement.block_shape)
-    return Outcome(fmt, x, decoded, stored, levels, selects)
+    inner = _inner(fmt, dense, arrangement.block_shape)
+    return Outcome(fmt, x, decoded, stored, levels, selects, inner)
 
 
 def _without_outliers(fmt: Format, x: F32, decoded: F32) -> tuple[F32, F32]:
@@ -125,19 +129,40 @@ def _stored(fmt: Format, streams: dict[str, U8], shape: tuple[int, int]) -> tupl
     return np.asarray(stored, np.float32), selects
 
 
+def _inner(fmt: Format, streams: dict[str, U8], shape: tuple[int, int]) -> F32 | None:
+    """The stored scales of the scales' own format, one a block."""
+    inner = fmt.scale.stored
+    if inner is None or inner.scale.stored is not None:
+        return None
+    matrix = (1, shape[0] * shape[1]) if fmt.scale.flat else shape
+    arrangement = Arrangement.of(inner, *matrix)
+    stream = Stream("scales", inner.scale.word.container, "block", "low_first")
+    words = unpack(streams["scales.scales"], arrangement.block_shape[1], stream).astype(np.uint32)
+    scales = arrangement.expand(block_scales(view_of(inner), words, 1.0))
+    wide = np.repeat(scales, inner.block, axis=1)[:, : matrix[1]]
+    return np.asarray(wide.reshape(shape), np.float32)
+
+
 def regimes_of(outcome: Outcome) -> NDArray[np.str_]:
     """The regime of every block, by its stored word: str [block rows, block columns].
+
+    Where scales have a format of their own, it is that of the word that this format stores.
 
     A block is ``saturated`` where a trial of its grid would ask for more than any stored scale
     takes, or where its products leave binary32; ``zero`` where all its elements are.
     """
-    fmt, arrangement = outcome.fmt, outcome.arrangement
-    sizes = np.abs(outcome.stored)
-    peaks = peaks_of(arrangement, outcome.x)
-    first = _first_word(fmt)
+    peaks = peaks_of(outcome.arrangement, outcome.x)
+    fmt, sizes = outcome.fmt, np.abs(outcome.stored)
+    if fmt.scale.stored is not None and outcome.inner is not None:
+        fmt, sizes = fmt.scale.stored, np.abs(outcome.inner)
     found = np.where(sizes >= _smallest_normal(fmt), NORMAL, SUBNORMAL).astype("<U9")
-    found[(sizes <= first) | _vanishes(outcome, peaks.largest)] = LEAST
-    found[_saturates(outcome, peaks)] = SATURATED
+    found[sizes <= _first_word(fmt)] = LEAST
+    if outcome.inner is None:
+        found[_vanishes(outcome, peaks.largest)] = LEAST
+        found[_saturates(outcome, peaks)] = SATURATED
+    elif words_of(fmt):
+        # Some of these are within what the largest word takes.
+        found[sizes >= np.float32(float(words_of(fmt)[-1].value))] = SATURATED
     found[peaks.largest == 0] = ZERO
     return found
 
@@ -240,7 +265,7 @@ def _error(
     error = abs(x - decoded)
     scale = abs(outcome.scale(place))
     level = Fraction(float(outcome.levels[outcome.block_of(place)[0]]))
-    if outcome.fmt.scale.codes == "wanted" and outcome.fmt.zero is None:
+    if outcome.fmt.scale.codes == "wanted":
         scale = asked_scale(outcome, place)
     if statement.measure == "zero":
         return abs(decoded) / level
@@ -311,10 +336,12 @@ def _coder(outcome: Outcome, place: Place) -> Coder:
 
 
 def asked_scale(outcome: Outcome, place: Place) -> Fraction:
-    """The exact scale that a block's peaks ask for, by the first trial."""
+    """The exact scale that a block's peaks ask for, by the first trial; zero is in a range."""
     elements = _elements(outcome.x, place)
     coder = coders_of(outcome.fmt)[0]
     positive, negative = (Fraction(max(float(p), 0.0)) for p in (elements.max(), -elements.min()))
+    if outcome.fmt.scale.rule == "range":
+        return (positive + negative) / coder.positive
     if outcome.fmt.scale.rule == "argmax":
         return max(positive, negative) / max(coder.positive, coder.negative)
     asked = [

@@ -13,6 +13,7 @@ and the objective |y - v / u| / max(|y|, floor) is monotone in u: both ends coun
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from ..format import Format
@@ -185,7 +186,8 @@ def element_statements(fmt: Format, coders: Sequence[Coder]) -> Iterator[Stateme
             for kind in kinds:
                 cells = _all_cells(fmt, coders, spans, measure, kind)
                 if cells:
-                    yield element_statement(fmt, measure, regime, kind, cells)
+                    found = element_statement(fmt, measure, regime, kind, cells)
+                    yield replace(found, tight=is_reached(fmt, coders, regime))
     yield from _least(fmt, coders)
 
 
@@ -212,6 +214,17 @@ def _all_cells(
         for trial, coder in enumerate(coders)
         for cell in element_cells(fmt, trial, coder, spans[trial], measure, kind)
     )
+
+
+def is_reached(fmt: Format, coders: Sequence[Coder], regime: str) -> bool:
+    """Whether an element's supremum over the trials is surely one over what blocks choose.
+
+    A block of several trials has to be made to take the worst one. The others of its elements
+    can do that where grids and targets are chosen among under regular scales; near the least
+    scale, or where scales are searched for, the worst trial may never be the best.
+    """
+    searched = fmt.scale.search > 0 or fmt.scale.both_signs
+    return len(coders) == 1 or (regime == NORMAL and not searched)
 
 
 def block_statements(fmt: Format, coder: Coder) -> Iterator[Statement]:
@@ -246,4 +259,6 @@ def _least(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
         # Smaller blocks are stored as zero: an element is its own error.
         reach = max(max(coder.positive, coder.negative) for coder in coders)
         bound = max(bound, first.low / first.value * reach)
-    yield Statement("least", LEAST, ANY, bound, slack(fmt, "least", bound), cells=cells)
+    more = slack(fmt, "least", bound)
+    tight = is_reached(fmt, coders, LEAST)
+    yield Statement("least", LEAST, ANY, bound, more, tight, cells=cells)

@@ -204,6 +204,10 @@ def witness_of(fmt: Format, statement: Statement) -> Witness | None:
 
     The list of ideas ends early: as soon as one reaches nearly all of the bound.
     """
+    if fmt.zero is not None or fmt.scale.stored is not None:
+        from .moved_witness import moved_witness
+
+        return moved_witness(fmt, statement)
     if statement.cells and len(coders_of(fmt)) > 1:
         from .choice_witness import element_witness
 

@@ -146,7 +146,7 @@ def _reason(fmt: Format, block: int | None) -> str:
         "its scales are stored in a format of their own": fmt.scale.stored is not None,
         "it tries several scales for a block": len(view.trials) > 1,
         "its scale follows the block's range": fmt.scale.rule == "range",
-        f"a {fmt.extent} shares a scale: say of how many elements (block)": (
+        f"a {fmt.extent} shares a scale: say of how many elements (--block N)": (
             fmt.extent != "block" and block is None
         ),
         "its grid has no positive value": view.trials[0].positive_divisor <= 0,
