@@ -287,7 +287,7 @@ def _shares(
     if measure == "zero":
         return np.abs(view.decoded[chosen]) / level / max(most, tiny), "zero"
     if measure == "least":
-        wanted = fmt.scale.codes == "wanted"
+        wanted = fmt.scale.codes == "wanted" and fmt.zero is None
         least = scale if wanted else float(words_of(fmt)[0].value) * level
         return error / least / max(most, tiny), "least"
     limits = np.full(error.shape, most)

@@ -304,9 +304,9 @@ def _owner(outcome: Outcome, measure: str, place: Place) -> Fraction:
 
 
 def _least_unit(outcome: Outcome, level: Fraction, asked: Fraction) -> Fraction:
-    if outcome.fmt.scale.codes == "wanted":
+    if outcome.fmt.scale.codes == "wanted" and outcome.fmt.zero is None:
         return asked
-    return words_of(outcome.fmt)[0].value * level
+    return words_of(outcome.fmt.scale.stored or outcome.fmt)[0].value * level
 
 
 def _speaks(statement: Statement, coder: Coder, y: Fraction) -> bool:
