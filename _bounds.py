@@ -33,14 +33,14 @@ def section(fmt: Format) -> dict[str, Any]:
     }
 
 
-def worst_case(fmt: Format, found: dict[str, Any]) -> None:
+def worst_case(found: dict[str, Any]) -> None:
     """Print the section of a datasheet."""
     click.echo("worst case")
     if found["unproven"] is not None:
         click.echo(f"  nothing is proven: {found['unproven']}")
         return
     _statements(found["statements"])
-    _notes(fmt, found)
+    _notes(found)
 
 
 def _statements(rows: Sequence[dict[str, Any]]) -> None:
@@ -66,7 +66,7 @@ def _share(row: dict[str, Any]) -> str:
     return f"{hundredths / 100:.2f} %"
 
 
-def _notes(fmt: Format, found: dict[str, Any]) -> None:
+def _notes(found: dict[str, Any]) -> None:
     from .compiler.bounds.summary import dot_sentences
 
     for line in dot_sentences(found["dot_product"]):
@@ -98,7 +98,7 @@ def show(proven: Proven) -> None:
         f"points and pieces, in {proven.took:.2f} s; witnesses run by {proven.backend}"
     )
     _statements(found["statements"])
-    _notes(proven.format, found)
+    _notes(found)
     by_name: dict[str, Bound] = {bound.name: bound for bound in proven.bounds}
     for name in proven.short:
         reached = by_name[name].reached

@@ -186,7 +186,7 @@ def show(format_name: str, form: str, as_json: bool) -> None:
         _console.json_out(sheet)
     else:
         _console.datasheet(sheet)
-        _bounds.worst_case(value, sheet["bounds"])
+        _bounds.worst_case(sheet["bounds"])
 
 
 @cli.command()

@@ -76,9 +76,7 @@ class Proven:
         }
 
 
-def prove(
-    fmt: compiled.Format, *, fresh: bool = False, progress: Progress | None = None
-) -> Proven:
+def prove(fmt: compiled.Format, *, fresh: bool = False, progress: Progress | None = None) -> Proven:
     """Derive the bounds of a format, or find them in the cache, and check every number.
 
     Args:
@@ -192,7 +190,7 @@ def share_of(
     level = calibrate(fmt, x)
     streams = backend.encode(x, level)
     decoded = backend.decode(dict(streams), x.shape[1], level)
-    return measured(fmt, statement, witness, outcome_of(fmt, x, streams, decoded, level))
+    return measured(statement, witness, outcome_of(fmt, x, streams, decoded, level))
 
 
 # -- the cache -----------------------------------------------------------------------------
@@ -235,7 +233,9 @@ def _bound(fmt: compiled.Format, backend: Backend, stated: dict[str, Any]) -> Bo
         ProofFailed: it reaches another share than the proof says.
     """
     statement = Statement(
-        *(stated[key] for key in ("measure", "regime", "kind")),
+        measure=stated["measure"],
+        regime=stated["regime"],
+        kind=stated["kind"],
         bound=Fraction(stated["bound"]),
         slack=Fraction(stated["slack"]),
         tight=stated["tight"],

@@ -54,8 +54,8 @@ def tensors(fmt: Format, proof: Proof, blocks: int, seed: int) -> Iterator[F32]:
     rng = np.random.default_rng(seed)
     kinds = [_laws, _edges, _mutants]
     size = block_elements(fmt)
-    # Tensors that are one block are encoded one by one: a thousand of them are many.
-    left, turn = min(blocks, 1000) if fmt.extent == "tensor" else blocks, 0
+    # Tensors that are one block are encoded one by one: a few of them do.
+    left, turn = min(-(-blocks // 50), 2000) if fmt.extent == "tensor" else blocks, 0
     while left > 0:
         count = max(1, min(left, PIECE // size))
         if fmt.extent == "tensor":

@@ -19,7 +19,10 @@ from fmtc.compiler.bounds.derive import derive
 from fmtc.compiler.bounds.moved_witness import moved_witness, reached
 from fmtc.compiler.bounds.single import element_cells
 from fmtc.compiler.bounds.witness import array_of
-from fmtc.compiler.bounds.words import words_of
+from fmtc.compiler.bounds.words import Ratios, words_of
+
+#: Scales that are stored as they are.
+ONE = Ratios(Fraction(1), Fraction(1))
 
 POINTS = (
     "int3_asym_g128",
@@ -126,16 +129,10 @@ def test_nf4_dq_has_no_bound_relative_to_the_absmax_of_a_block_and_one_for_the_t
     plain = max(
         c.most
         for c in element_cells(
-            load("nf4"), 0, coders_of(load("nf4"))[0], [_one()], "absmax", "rounding"
+            load("nf4"), 0, coders_of(load("nf4"))[0], [ONE], "absmax", "rounding"
         )
     )
     assert plain < statement("nf4_dq", "tensor/normal/rounding").bound < Fraction(105, 100) * plain
-
-
-def _one():
-    from fmtc.compiler.bounds.words import Ratios
-
-    return Ratios(Fraction(1), Fraction(1))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -263,10 +260,13 @@ def q4_1_blocks(rng, count, regime):
     return x, np.abs(x).max(axis=1, keepdims=True).astype(float), 32
 
 
-def group_blocks(fmt, rng, count, span, two_sided):
+def group_blocks(fmt, rng, count, span, two_sided, regime):
     """Rows of 8 blocks whose scales lie at all sizes beside the largest one."""
     size = fmt.block
     top = midpoints(rng, count, -4, 6) * 63 * 2.0**-6
+    if regime == "subnormal":
+        halves = rng.choice([1.5, 2.5, 3.5, 100.5], count) + rng.choice([1e-4, -1e-4, 0.3], count)
+        top = np.maximum(halves, 1.5001) * 63 * 2.0**-24
     share = (
         rng.integers(0, 63, (count, 8)) + rng.choice([0.5, 0.4999, 0.5001, 0.2], (count, 8))
     ) / 63
@@ -319,8 +319,11 @@ def try_all(name, count, seed):
         found = [hold(name, *_with(centred_blocks(rng, size), "normal")) for _ in range(16)]
     else:
         two = name == "q4_k"
-        blocks = group_blocks(fmt, rng, count // 8, 15 if two else 7, two)
-        found = [hold(name, *_with(blocks, "normal"))]
+        span = 15 if two else 7
+        found = [
+            hold(name, *_with(group_blocks(fmt, rng, count // 8, span, two, r), r))
+            for r in ("normal", "subnormal")
+        ]
     # The inputs are hard ones, so that a bound which is too large would show.
     assert max(found) > 0.95
 
@@ -388,6 +391,18 @@ def test_zero_stays_zero(name):
     fmt = load(name)
     decoded = quantized(fmt, np.zeros((2, 8 * fmt.block), np.float32))
     assert not decoded.any()
+
+
+def test_groups_under_the_least_inner_scale_lose_no_more_than_is_proven():
+    rng = np.random.default_rng(6)
+    fmt = load("superblock")
+    scale = rng.uniform(0.01, 1, (4000, 8, 1)) * rng.uniform(0, 63 * 1.499, (4000, 1, 1))
+    y = rng.uniform(-7, 7, (4000, 8, 32))
+    y[..., 0] = 7
+    x = float32(y * scale * 2.0**-24).reshape(4000, -1)
+    error = np.abs(x.astype(float) - quantized(fmt, x)) * 2.0**24
+    assert 0.9 * limit("superblock", "least", "least") < error.max()
+    assert error.max() <= limit("superblock", "least", "least")
 
 
 def test_blocks_under_the_least_scale_lose_no_more_than_is_proven():

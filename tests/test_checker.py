@@ -121,6 +121,7 @@ def changed(proof, path, value):
 
 def survivors(fmt, text, every=1):
     """The paths of changes that the checker accepts."""
+    check(fmt, text)
     proof = json.loads(text)
     return survivors_among(fmt, proof, itertools.islice(mutants(json.loads(text)), 0, None, every))
 

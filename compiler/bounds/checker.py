@@ -131,6 +131,7 @@ def _check_statement(fmt: Format, node: Node, claim: Claim | MovedClaim) -> None
     if isinstance(claim, MovedClaim):
         check_moved(fmt, fields, claim)
     else:
+        fields["tight"].holds(_is_tight(fmt, claim.name))
         bound = claim.check(fields)
         fields["bound"].equals(bound)
         fields["slack"].equals(slack(fmt, claim.name[0], bound))
@@ -145,7 +146,19 @@ def _bare(fields: dict[str, Node], *but: str) -> None:
             fields[name].items(0)
     if "domain" not in but:
         fields["domain"].holds(None)
-    fields["tight"].holds("boxes" not in but)
+
+
+def _is_tight(fmt: Format, name: tuple[str, str, str]) -> bool:
+    """Whether a bound may be called the supremum.
+
+    Of several trials a block takes the best one. Where grids and targets alone are tried, the
+    other elements of a normal block can make it take any.
+    """
+    measure, regime, _ = name
+    if measure == "zero" or len(codings(fmt)) == 1:
+        return True
+    tried_scales = fmt.scale.search > 0 or fmt.scale.both_signs
+    return regime == "normal" and not tried_scales
 
 
 def _elements(fmt: Format, name: tuple[str, str, str]) -> Callable[[dict[str, Node]], Fraction]:

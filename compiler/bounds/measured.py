@@ -176,8 +176,8 @@ def _vanishes(outcome: Outcome, largest: F32) -> NDArray[np.bool_]:
     zero = fmt.scale.word.number.magnitude(fmt.scale.zero_block) or Fraction(0)
     reach = max(max(coder.positive, coder.negative) for coder in coders_of(fmt))
     most = float(words[0].low * reach) * outcome.levels[:, None].astype(np.float64)
-    few: NDArray[np.bool_] = largest <= most * (1 + 2.0**-20)
-    return few & (np.abs(outcome.stored) == np.float32(float(zero)))
+    few = largest <= most * (1 + 2.0**-20)
+    return np.asarray(few & (np.abs(outcome.stored) == np.float32(float(zero))), np.bool_)
 
 
 @lru_cache(maxsize=64)
@@ -206,15 +206,15 @@ def _saturates(outcome: Outcome, peaks: Peaks) -> NDArray[np.bool_]:
     largest = words[-1].value
     most = float(largest * _largest_ratio(fmt))
     asked = np.zeros(outcome.stored.shape)
-    sides = (peaks.positive, peaks.negative)
+    sides = peaks.positive.astype(np.float64), peaks.negative.astype(np.float64)
     if fmt.scale.rule == "range":
         low, high = (end.astype(np.float64) for end in block_range(fmt.zero, peaks))
-        sides = (high - low, np.zeros_like(low))
+        sides = high - low, np.zeros_like(low)
     for coder in coders_of(fmt):
         ends = [max(coder.positive, coder.negative)] * 2 if fmt.scale.rule == "argmax" else []
         for divisor, peak in zip(ends or (coder.positive, coder.negative), sides, strict=True):
             if divisor:
-                asked = np.maximum(asked, peak.astype(np.float64) / float(divisor))
+                asked = np.maximum(asked, peak / float(divisor))
     past: NDArray[np.bool_] = asked > most * outcome.levels[:, None].astype(np.float64)
     return past & (np.abs(outcome.stored) >= np.float32(float(largest)))
 
@@ -262,27 +262,34 @@ def _error(
     if element is None:
         raise ValueError(f"'{statement.name}' is about one element")
     x, decoded = (Fraction(float(a[element])) for a in (outcome.x, outcome.decoded))
-    error = abs(x - decoded)
-    scale = abs(outcome.scale(place))
-    level = Fraction(float(outcome.levels[outcome.block_of(place)[0]]))
-    if outcome.fmt.scale.codes == "wanted":
-        scale = asked_scale(outcome, place)
+    wanted = outcome.fmt.scale.codes == "wanted"
+    scale = asked_scale(outcome, place) if wanted else abs(outcome.scale(place))
+    unit = _unit(outcome, statement.measure, place, x, scale)
     if statement.measure == "zero":
-        return abs(decoded) / level
-    if statement.measure == "least":
-        return error / _least_unit(outcome, level, scale)
+        return abs(decoded) / unit
     # Where the zero is moved, an element's place in the grid is not its share of the scale.
-    if outcome.fmt.zero is None and not _speaks(
-        statement, _coder(outcome, place), x / scale * _sign(outcome, place)
-    ):
-        return None
-    match statement.measure:
-        case "scale":
-            return error / scale
+    if statement.measure != "least" and outcome.fmt.zero is None:
+        y = x / scale * _sign(outcome, place)
+        if not _speaks(statement, _coder(outcome, place), y):
+            return None
+    return abs(x - decoded) / unit
+
+
+def _unit(outcome: Outcome, measure: str, place: Place, x: Fraction, scale: Fraction) -> Fraction:
+    """What the error of an element counts in."""
+    fmt = outcome.fmt
+    level = Fraction(float(outcome.levels[outcome.block_of(place)[0]]))
+    match measure:
+        case "zero":
+            return level
         case "self":
-            return error / abs(x)
-        case measure:
-            return error / _owner(outcome, measure, place)
+            return abs(x)
+        case "least" if fmt.scale.codes == "stored" or fmt.zero is not None:
+            return words_of(fmt.scale.stored or fmt)[0].value * level
+        case "least" | "scale":
+            return scale
+        case _:
+            return _owner(outcome, measure, place)
 
 
 def _owner(outcome: Outcome, measure: str, place: Place) -> Fraction:
@@ -301,12 +308,6 @@ def _owner(outcome: Outcome, measure: str, place: Place) -> Fraction:
         return _absmax(sizes[row])
     start = index // inner.block * inner.block
     return _absmax(sizes[row, start : start + inner.block])
-
-
-def _least_unit(outcome: Outcome, level: Fraction, asked: Fraction) -> Fraction:
-    if outcome.fmt.scale.codes == "wanted" and outcome.fmt.zero is None:
-        return asked
-    return words_of(outcome.fmt.scale.stored or outcome.fmt)[0].value * level
 
 
 def _speaks(statement: Statement, coder: Coder, y: Fraction) -> bool:

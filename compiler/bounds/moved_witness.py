@@ -329,6 +329,12 @@ def _group_tries(fmt: Format, statement: Statement, piece: Piece) -> Iterator[Tr
         return
     span = coders_of(fmt)[piece.trial].positive
     divisor, other = (max(max(c.positive, c.negative) for c in coders_of(f)) for f in (inner, lost))
+    if statement.kind != ROUNDING:
+        # Under a scale of scales that is stored as too small the largest scale is cut off.
+        for high in _high_ends(inner, statement.regime):
+            size = high * (1 - Fraction(1, 1 << 21)) * divisor * span / 2
+            block = (-size, *[size] * (fmt.block - 1))
+            yield Try((block,), 1 if statement.kind == CLIPPING else None)
     for word in _low_words(inner, statement.regime):
         most = word.low * (1 + Fraction(1, 1 << 21)) * divisor
         size = most * span / 2
@@ -346,6 +352,12 @@ def _group_tries(fmt: Format, statement: Statement, piece: Piece) -> Iterator[Tr
                 yield from _edge_blocks(fmt, piece, missed, (most, size), 1)
             else:
                 yield from _edge_blocks(fmt, piece, missed, (most, size), None)
+
+
+def _high_ends(inner: Format, regime: str) -> list[Fraction]:
+    """The largest scales that two words are stored for, those that lose most by it."""
+    ends = [(w.high / w.value, w.high) for w in words_of(inner) if w.regime == regime and w.high]
+    return [high for _, high in sorted(ends, key=lambda end: (-end[0], end[1]))[:2]]
 
 
 def _low_words(inner: Format, regime: str) -> list[Word]:

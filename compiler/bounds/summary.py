@@ -15,8 +15,8 @@ from .slack import element_count
 #: An exact bound is shown where it is no longer than this.
 _SHORT = 12
 
-#: Slacks and shares are kept to this many digits.
-_DIGITS = 6
+#: Slacks are kept to this many digits, shares to millionths.
+_DIGITS, _MILLION = 6, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ def _up(value: Fraction) -> float:
     if not value:
         return 0.0
     unit = Fraction(10) ** (math.floor(math.log10(value)) - _DIGITS + 1)
-    return float(math.ceil(value / unit) * unit)
+    return float(Fraction(math.ceil(value / unit)) * unit)
 
 
 def _down(share: Fraction) -> float:
-    return math.floor(share * 10**_DIGITS) / 10**_DIGITS
+    return math.floor(share * _MILLION) / _MILLION
 
 
 # -- words ---------------------------------------------------------------------------------
@@ -169,10 +169,12 @@ def footnote(bounds: Sequence[Bound]) -> str:
     shares = [bound.slack / float(bound.bound) for bound in bounds if bound.bound]
     if not shares:
         return ""
+    whole = any(bound.measure.endswith("block") for bound in bounds)
     above = "" if all(bound.tight for bound in bounds) else ", those with <= just above them"
     return (
         f"Bounds are exact suprema in real arithmetic{above}; the roundings of binary32 add at "
         f"most {max(shares):.1e} of each, where nothing is subnormal in binary32 or overflows."
+        + ("" if whole else " What whole blocks may lose `fmtc prove` finds.")
     )
 
 

@@ -100,6 +100,9 @@ def _level_filler(fmt: Format) -> float:
 def packed(fmt: Format, block: Sequence[float] | F32, element: int | None = None) -> Witness:
     """One block in a tensor whose second level is ``unit(fmt)``.
 
+    Other blocks fix the second level: one that has the largest scale, or some at the ends of the
+    normal range that decide a shift. Where residuals are kept, louder copies have them all.
+
     Args:
         fmt: the format.
         block: the elements of the block, row after row where it is a tile: as many as it has, or
@@ -108,7 +111,7 @@ def packed(fmt: Format, block: Sequence[float] | F32, element: int | None = None
     """
     elements = np.asarray(block, np.float32).reshape(-1)
     x, places = _laid_out(fmt, [elements])
-    return _described(fmt, x, places[0], element)
+    return _described(x, places[0], element)
 
 
 def _laid_out(fmt: Format, blocks: Sequence[F32]) -> tuple[F32, list[Place]]:
@@ -149,7 +152,7 @@ def _louder(fmt: Format, strip: F32) -> list[F32]:
     return [strip * np.float32(2.0**power) for power in (4, 5, 6, 7)]
 
 
-def _described(fmt: Format, x: F32, place: Place, element: int | None) -> Witness:
+def _described(x: F32, place: Place, element: int | None) -> Witness:
     where = None
     if element is not None:
         row, column = divmod(element, place[3] - place[2])
@@ -181,9 +184,8 @@ def array_of(witness: Witness) -> F32:
     return x
 
 
-def measured(fmt: Format, statement: Statement, witness: Witness, seen: Outcome) -> Fraction:
+def measured(statement: Statement, witness: Witness, seen: Outcome) -> Fraction:
     """The share of a statement's bound that a witness reaches, exactly."""
-    del fmt
     return share_reached(seen, statement, witness.block, witness.element)
 
 
@@ -249,21 +251,22 @@ def _best_of_batch(
     fmt: Format, statement: Statement, batch: Sequence[Idea]
 ) -> tuple[Fraction, Witness]:
     if _batch(fmt) == 1:
-        shares = [_share(fmt, statement, [idea])[0] for idea in batch]
+        shares = [shares_of(fmt, statement, [idea])[0] for idea in batch]
     else:
-        shares = _share(fmt, statement, batch)
+        shares = shares_of(fmt, statement, batch)
     index = max(range(len(batch)), key=lambda i: shares[i])
     witness = packed(fmt, batch[index].elements, batch[index].element)
     # Alone it may fare otherwise than among the others.
-    return measured(fmt, statement, witness, outcome(fmt, array_of(witness))), witness
+    return measured(statement, witness, outcome(fmt, array_of(witness))), witness
 
 
-def _share(fmt: Format, statement: Statement, batch: Sequence[Idea]) -> list[Fraction]:
+def shares_of(fmt: Format, statement: Statement, batch: Sequence[Idea]) -> list[Fraction]:
+    """The shares of a bound that blocks reach, all in one tensor: see ``packed``."""
     x, places = _laid_out(fmt, [idea.elements for idea in batch])
     seen = outcome(fmt, x)
     shares = []
     for idea, place in zip(batch, places, strict=True):
-        where = _described(fmt, x[:0], place, idea.element).element
+        where = _described(x[:0], place, idea.element).element
         shares.append(share_reached(seen, statement, place, where))
     return shares
 
