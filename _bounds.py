@@ -53,7 +53,7 @@ def _statements(rows: Sequence[dict[str, Any]]) -> None:
                 "bound": f"{row['bound']:.5g}",
                 "exact": row["short"] or "",
                 "of": row["unit"],
-                "reached": "" if row["reached"] is None else _share(row),
+                "reached": "-" if row["reached"] is None else _share(row),
             }
             for row in rows
         ]

@@ -140,6 +140,8 @@ def survivors_among(fmt, proof, changes):
 
 def is_free(path):
     """Whether a proof may choose what stands there: how trees split, and in which order."""
+    if "witness" in path:
+        return bool(SEEN & set(path))
     return ("tree" in path and bool(FREE & set(path))) or path[-1] == "boxes"
 
 

@@ -325,11 +325,11 @@ class _Tree:
 
     Let f be the weighted error of an element. Between two turns it is a sum of squares. Of peaks
     p and n, with no turn of the code in the box that either passes, the block loses at most
-    f(p) + f(-n) + (g - 2) * max(f(p), f(-n), a constant), which is convex in n, and over p^2
-    convex in 1 / p: a corner has the largest. A peak whose interval begins at 0 need not be
-    there at all; it then widens the reach, and the wider one counts. Prices are no squares:
-    under them the largest sum is divided by the least square, and no counted interval may
-    begin or end where a deciding element passes.
+    f(p) + f(-n) + (g - 2) * max(f(p), f(-n), a constant), which is convex in p and in n, also
+    with prices, as long as no counted interval begins or ends where a deciding element passes. So
+    the loss lies under the chord from its largest value at one end of the leading peak to that at
+    the other, and what is wanted is the most of chord(p) / p^2. A peak whose interval begins at 0
+    need not be there at all; it then widens the reach, and the wider one counts.
     """
 
     def __init__(self, fmt: Format, fields: dict[str, Node], area: Area) -> None:
@@ -412,10 +412,9 @@ class _Tree:
             drivers = [max(score.at(x) for x in where) for where in corner.drivers]
             fields["drivers"].items()[i].all_equal(drivers)
             totals.append(most * (self.count - len(drivers)) + sum(drivers, paid))
-        squares = [corner.absmax * corner.absmax for corner in self.corners]
-        if above:
-            squares = [min(squares)] * len(squares)
-        height = max(total / square for total, square in zip(totals, squares, strict=True))
+        height = _under_the_chord(
+            [(corner.absmax, total) for corner, total in zip(self.corners, totals, strict=True)]
+        )
         fields["height"].equals(height)
         return height
 
@@ -427,6 +426,22 @@ class _Tree:
                 for coding, unit in zip(self.trials, self.units, strict=True)
             )
         return self.known[x]
+
+
+def _under_the_chord(ends: Sequence[tuple[Fraction, Fraction]]) -> Fraction:
+    """The most of y / x^2 for points (x, y) on the chord between the highest at either end.
+
+    With x = 1 / w and y = a + b x it is a w^2 + b w, which for a < 0 turns at w = -b / (2 a).
+    """
+    first, last = min(x for x, _ in ends), max(x for x, _ in ends)
+    start, stop = (max(y for x, y in ends if x == end) for end in (first, last))
+    heights = [start / first**2, stop / last**2]
+    if first < last:
+        slope = (stop - start) / (last - first)
+        constant = start - slope * first
+        if constant < 0 and first < -2 * constant / slope < last:
+            heights.append(-slope * slope / (4 * constant))
+    return max(heights)
 
 
 def _is_folded(fmt: Format) -> bool:

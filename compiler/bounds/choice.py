@@ -21,7 +21,7 @@ from .boxes import nearest, regular_domain
 from .choice_witness import block_witness
 from .coder import coders_of
 from .places import F64, Place, between, places
-from .programs import Node, Taken, solve, split_ends, worst_block
+from .programs import Node, Taken, corner_places, over_square, solve, split_ends, worst_block
 from .proof import Box, Leaf, Split, Statement
 from .single import ANY
 from .slack import block_slack
@@ -95,7 +95,7 @@ def _refined(node: Node, near: Fraction) -> list[Node]:
     blank = node.place.blank
     pick = _fractional(node, near)
     wide = any(a < b for a, b in (blank.positive, blank.negative or blank.positive))
-    if not node.path and wide and (pick is None or not _decided(node)):
+    if not node.path and wide and (pick is None or _gains_by_a_cut(node)):
         node.cells = [solve(half, ()) for half in node.place.halves()]
         return node.cells
     if pick is None:
@@ -109,10 +109,10 @@ def _refined(node: Node, near: Fraction) -> list[Node]:
     return list(node.children)
 
 
-def _decided(node: Node) -> bool:
-    """Whether the box is so small that the least absmax may stand for all of it."""
-    squares = [corner.absmax**2 for corner in node.place.corners]
-    return max(squares) <= min(squares) * (1 + TOLERANCE / 4)
+def _gains_by_a_cut(node: Node) -> bool:
+    """Whether the box's bound lies above the bounds of its corners, each for itself."""
+    corners = max(solve(corner, ()).height for corner in corner_places(node.place))
+    return corners * (1 + float(TOLERANCE) / 4) < node.height
 
 
 def _fractional(node: Node, near: Fraction) -> tuple[Fraction, Fraction, int] | None:
@@ -144,6 +144,14 @@ def _fractional(node: Node, near: Fraction) -> tuple[Fraction, Fraction, int] | 
         if (low, high, below) not in known and (best is None or worth > best[0]):
             best = (worth, low, high, below)
     return None if best is None else best[1:]
+
+
+def _clear(place: Place, end: Fraction) -> Fraction:
+    """An end of an interval, moved off where an element that decides a scale passes."""
+    for low, high in place.passed:
+        if low < end < high:
+            return low if low > 0 else high
+    return end
 
 
 def _bound(boxes: Sequence[Box]) -> Fraction:
@@ -184,19 +192,14 @@ def leaf_of(node: Node) -> Leaf:
         (p * t.count if t.few else -p * (t.count + 1) for t, p in zip(path, prices, strict=True)),
         Fraction(0),
     )
-    most, drivers, heights = [], [], []
+    most, drivers, totals = [], [], []
     for corner in place.corners:
         low, high = corner.points[0], corner.points[-1]
         most.append(max(scores[x] for x in {*corner.points, *(e for e in ends if low < e < high)}))
         drivers.append(tuple(max(scores[x] for x in group) for group in corner.drivers))
         total = sum(drivers[-1], (place.count - len(corner.drivers)) * most[-1]) + owed
-        heights.append(total)
-    squares = [corner.absmax**2 for corner in place.corners]
-    if path:
-        # Prices may spoil the convexity in 1 / absmax: the largest total over the least square.
-        height = max(heights) / min(squares)
-    else:
-        height = max(total / square for total, square in zip(heights, squares, strict=True))
+        totals.append((corner.absmax, total))
+    height = over_square(totals)
     return Leaf(weights, prices, tuple(most), tuple(drivers), height)
 
 

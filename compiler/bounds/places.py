@@ -82,6 +82,14 @@ class Place:
         """Kinks and ends of the elements' reach at every corner, ascending."""
         return tuple(sorted({x for corner in self.corners for x in corner.points}))
 
+    @cached_property
+    def passed(self) -> tuple[Interval, ...]:
+        """The intervals of the elements that decide a scale, and of those opposite to them."""
+        positive, negative = self.blank.positive, self.blank.negative
+        opposite = positive if negative is None else negative
+        found = [positive] if positive[0] else []
+        return (*found, *([(-opposite[1], -opposite[0])] if opposite[0] else []))
+
     def errors(self, points: Sequence[Fraction]) -> tuple[tuple[Fraction, ...], ...]:
         """The squared error of every point under every trial, exactly."""
         return tuple(tuple(nearest(grid, x) ** 2 for x in points) for grid in self.grids)

@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise, product
+from typing import TypeVar
 
 import numpy as np
 
 from .places import F64, Place
+
+Number = TypeVar("Number", float, Fraction)
 
 #: Most integer programs for one format, and seconds for each.
 MOST_PROGRAMS, SECONDS = 60, 1.0
@@ -103,15 +106,37 @@ def solve(place: Place, path: tuple[Taken, ...]) -> Node:
             shares[x] = shares.get(x, 0.0) + float(share) * scale
         start += len(points) + sum(len(group) for group in corner.drivers)
     ordered = sorted(shares)
+    sums = np.stack(totals)
+    sums[:, kinds + prices] = 0
+    reached = (sums @ found.x).tolist()
+    ends_of = [(float(c.absmax), y) for c, y in zip(place.corners, reached, strict=True)]
     return Node(
         place,
         path,
-        found.fun,
+        max(found.fun, over_square(ends_of)),
         found.x[:kinds],
         found.x[kinds : kinds + prices],
         tuple(ordered),
         np.array([shares[x] for x in ordered]),
     )
+
+
+def over_square(ends: Sequence[tuple[Number, Number]]) -> Number:
+    """The most of total / absmax^2 in a box, from (absmax, total) at its corners.
+
+    A total is convex in the leading peak, and so lies under the chord between the largest at
+    either end. The chord a + b A over A^2 turns at A = -2 a / b where a is negative.
+    """
+    least, greatest = min(x for x, _ in ends), max(x for x, _ in ends)
+    first, last = (max(y for x, y in ends if x == end) for end in (least, greatest))
+    found = max(first / least**2, last / greatest**2)
+    if least == greatest:
+        return found
+    slope = (last - first) / (greatest - least)
+    constant = first - slope * least
+    if constant < 0 and least < -2 * constant / slope < greatest:
+        found = max(found, -slope * slope / (4 * constant))
+    return found
 
 
 def split_ends(path: Sequence[Taken], place: Place) -> Iterator[Fraction]:
@@ -137,7 +162,7 @@ def worst_block(roots: Sequence[Node]) -> Found:
     for root in sorted(roots, key=lambda node: -node.height):
         if best is not None and (root.height <= float(best.height) or tries > MOST_PROGRAMS):
             break
-        heights = [(solve(corner, ()).height, corner) for corner in _corners(root.place)]
+        heights = [(solve(corner, ()).height, corner) for corner in corner_places(root.place)]
         for height, corner in sorted(heights, key=lambda pair: -pair[0]):
             if best is not None and height <= float(best.height):
                 continue
@@ -150,7 +175,7 @@ def worst_block(roots: Sequence[Node]) -> Found:
     return best
 
 
-def _corners(place: Place) -> Iterator[Place]:
+def corner_places(place: Place) -> Iterator[Place]:
     """A place of its own for each corner of a box."""
     positive, negative = place.blank.positive, place.blank.negative
     for p in dict.fromkeys(positive):

@@ -129,7 +129,7 @@ def _what(fmt: Format, measure: str, kind: str) -> str:
     if measure == "zero":
         return "an element of zeros"
     if measure == "self":
-        return "an element between the ends and above the least value"
+        return "an element above the least value"
     return {
         "rounding": "an element between the grid's ends",
         "clipping": "an element beyond the grid's ends",
@@ -170,7 +170,7 @@ def footnote(bounds: Sequence[Bound]) -> str:
     if not shares:
         return ""
     whole = any(bound.measure.endswith("block") for bound in bounds)
-    above = "" if all(bound.tight for bound in bounds) else ", those with <= just above them"
+    above = "" if all(bound.tight for bound in bounds) else " (with <=, or above them)"
     return (
         f"Bounds are exact suprema in real arithmetic{above}; the roundings of binary32 add at "
         f"most {max(shares):.1e} of each, where nothing is subnormal in binary32 or overflows."
