@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,33 @@ if TYPE_CHECKING:
     from .compiler.bounds.summary import Bound
     from .compiler.format import Format
     from .runtime.prove import Proven
+
+
+def prove(formats: Sequence[Format], *, fresh: bool, out: Path | None, as_json: bool) -> bool:
+    """Prove formats, print each when it is done, and write proofs; whether all is well."""
+    from .compiler.bounds.proof import Unproven
+    from .runtime.atomic import write_atomically
+    from .runtime.prove import ProofFailed
+    from .runtime.prove import prove as prove_format
+
+    rows: list[dict[str, Any]] = []
+    for fmt in formats:
+        try:
+            with _console.progress(f"proving {fmt.name}", None) as step:
+                proven = prove_format(fmt, fresh=fresh, progress=step)
+        except (ProofFailed, Unproven) as reason:
+            rows.append({"format": fmt.name, "error": str(reason)})
+            if not as_json:
+                click.echo(f"FAILED {fmt.name}: {reason}", err=True)
+            continue
+        rows.append(values(proven))
+        if not as_json:
+            show(proven)
+        if out is not None:
+            write_atomically(out / f"{fmt.name}.proof.json", proven.text.encode())
+    if as_json:
+        _console.json_out(rows)
+    return not any("error" in row or row["short"] for row in rows)
 
 
 def section(fmt: Format) -> dict[str, Any]:

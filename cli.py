@@ -329,34 +329,10 @@ def prove(
     that comes near it in the compiled encoder. Exit code 1: a check failed, an input stays below
     99.9 % of a bound that is said to be attained, or nothing is known of such a format.
     """
-    from . import _bounds, _console, formats
-    from .compiler.bounds.proof import Unproven
-    from .runtime.atomic import write_atomically
-    from .runtime.prove import ProofFailed
-    from .runtime.prove import prove as prove_format
+    from . import _bounds, formats
 
     values = [formats.load(name) for name in format_names]
-    rows = []
-    failed = False
-    with _console.progress("proving", None) as step:
-        for value in values:
-            try:
-                proven = prove_format(value, fresh=fresh, progress=step)
-            except (ProofFailed, Unproven) as reason:
-                failed = True
-                rows.append({"format": value.name, "error": str(reason)})
-                if not as_json:
-                    click.echo(f"FAILED {value.name}: {reason}", err=True)
-                continue
-            failed |= bool(proven.short)
-            rows.append(_bounds.values(proven))
-            if not as_json:
-                _bounds.show(proven)
-            if out is not None:
-                write_atomically(out / f"{value.name}.proof.json", proven.text.encode())
-    if as_json:
-        _console.json_out(rows)
-    ctx.exit(1 if failed else 0)
+    ctx.exit(0 if _bounds.prove(values, fresh=fresh, out=out, as_json=as_json) else 1)
 
 
 @cli.command()

@@ -15,9 +15,10 @@ from ..compiler.bounds.coder import coders_of
 from ..compiler.bounds.proof import Proof
 from ..compiler.bounds.summary import Bound, bound_of, bounds_of
 from ..compiler.format import Format
+from ..compiler.scales import is_fp32_word
 
-#: With more ways to encode a block its bound takes more than a few seconds.
-MOST_TRIALS = 4
+#: With more pairs of trials, times the scales of a binade, a block's bound takes long to find.
+MOST_PAIRS = 128
 
 #: Where the shipped bounds are.
 FILE = Path(__file__).with_name("bounds.json")
@@ -46,7 +47,9 @@ def stated_bounds(fmt: Format) -> tuple[Bound, ...]:
     from ..compiler.bounds.single import element_statements
 
     coders = coders_of(fmt)
-    if len(coders) > MOST_TRIALS and fmt.zero is None and fmt.scale.stored is None:
+    scales = 1 if is_fp32_word(fmt.scale.word) else 1 << fmt.scale.word.number.mantissa
+    is_long = len(coders) > 1 and len(coders) ** 2 * scales > MOST_PAIRS
+    if is_long and fmt.zero is None and fmt.scale.stored is None:
         return bounds_of(Proof(fmt.name, fmt.content_hash, tuple(element_statements(fmt, coders))))
     return bounds_of(derive(fmt))
 

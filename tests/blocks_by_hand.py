@@ -34,21 +34,34 @@ def leaf(trials, peaks, weights, split=None, count=3):
             total += split[4]
         return Fraction(total)
 
-    most, drivers, totals, squares = [], [], [], []
+    most, drivers, totals = [], [], []
     for p, n in itertools.product(dict.fromkeys((p0, p1)), dict.fromkeys((n0, n1))):
         most.append(max(score(x) for x in {-n, p} | {k for k in marks if -n < k < p}))
         drivers.append([score(x) for x, least in ((p, p0), (-n, n0)) if least])
-        totals.append(sum(drivers[-1]) + (count - len(drivers[-1])) * most[-1] + owed)
-        squares.append((p if p0 >= n0 else n) ** 2)
-    if split:
-        squares = [min(squares)] * len(squares)
+        total = sum(drivers[-1]) + (count - len(drivers[-1])) * most[-1] + owed
+        totals.append((p if p0 >= n0 else n, total))
     return {
         "weights": texts(weights),
         "prices": texts(split[4:] if split else ()),
         "most": texts(most),
         "drivers": [texts(d) for d in drivers],
-        "height": str(Fraction(max(t / s for t, s in zip(totals, squares, strict=True)))),
+        "height": str(over_square(totals)),
     }
+
+
+def over_square(totals):
+    """The most of y / x^2 under the line from the largest y at one x to that at the other."""
+    (a, y), (b, z) = (
+        (x, max(total for other, total in totals if other == x))
+        for x in (min(totals)[0], max(totals)[0])
+    )
+    found = [y / a**2, z / b**2]
+    if b * y < a * z:  # the line is below 0 at 0: it turns where x is twice its root
+        root = a - y * (b - a) / (z - y)
+        turn = 2 * root
+        if a < turn < b:
+            found.append((y + (z - y) * (turn - a) / (b - a)) / turn**2)
+    return Fraction(max(found))
 
 
 def texts(numbers):

@@ -36,7 +36,8 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_the_commands_are_those_of_the_documentation() -> None:
     assert sorted(cli.commands) == [
-        "build", "check", "compare", "fmt", "list", "new", "quantize", "show", "vectors", "verify",
+        "analyze", "build", "check", "compare", "expect", "fmt", "list", "new", "prove", "quantize",
+        "show", "vectors", "verify",
     ]  # fmt: skip
 
 
@@ -254,7 +255,7 @@ def test_show_gives_the_datasheet_as_json(name: str) -> None:
     assert set(sheet) == {
         "name", "title", "use", "check", "cites", "hash", "bpw", "exact_bpw", "extent", "block",
         "tile", "code_bits", "grids", "scale", "zero", "select", "sides", "record", "streams",
-        "choices", "hosting",
+        "choices", "hosting", "bounds",
     }  # fmt: skip
     assert (sheet["hash"], sheet["bpw"]) == (fmt.content_hash, fmt.bpw)
     table = fmt.decode_table()

@@ -56,14 +56,19 @@ def _worst_case(fmt: Format) -> dict[str, Any]:
         "unproven": None,
         "rows": [{**row, "shown": _bound(row)} for row in rows(fmt, bounds)],
         "is_run": any(bound.reached is not None for bound in bounds),
-        "dots": dot_sentences(dot_products(fmt, bounds)),
-        "note": footnote(bounds),
+        "dots": [_signs(line) for line in dot_sentences(dot_products(fmt, bounds))],
+        "note": _signs(footnote(bounds)),
     }
+
+
+def _signs(text: str) -> str:
+    """The text without what could be taken for a tag."""
+    return text.replace("<=", "≤")
 
 
 def _bound(row: Mapping[str, Any]) -> str:
     """The bound as a decimal, and exact where that is short."""
-    above = "" if row["tight"] else "<= "
+    above = "" if row["tight"] else "≤ "
     shown = f"{row['bound']:.5g}"
     exact = f" ({row['short']})" if row["short"] and row["short"] != shown else ""
     return f"{above}{shown}{exact}"

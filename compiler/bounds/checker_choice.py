@@ -439,7 +439,7 @@ def _under_the_chord(ends: Sequence[tuple[Fraction, Fraction]]) -> Fraction:
     if first < last:
         slope = (stop - start) / (last - first)
         constant = start - slope * first
-        if constant < 0 and first < -2 * constant / slope < last:
+        if constant < 0 < slope and first < -2 * constant / slope < last:
             heights.append(-slope * slope / (4 * constant))
     return max(heights)
 

@@ -103,16 +103,15 @@ class Place:
         x = np.array([float(p) for p in points])
         return np.stack([np.min(np.abs(x[:, None] - g[None]), axis=1) ** 2 for g in self._floats])
 
-    def halves(self) -> tuple[Place, Place]:
-        """The box cut in two along its longest interval."""
+    def halves(self) -> tuple[Place, ...]:
+        """The box cut in two along its longer interval, and where that passes kinks."""
         blank = self.blank
         one, other = blank.positive, blank.negative
-        first = other is None or one[1] - one[0] >= other[1] - other[0]
-        if first or other is None:
-            a, b = halved(one)
-            return self._with(replace(blank, positive=a)), self._with(replace(blank, positive=b))
-        a, b = halved(other)
-        return self._with(replace(blank, negative=a)), self._with(replace(blank, negative=b))
+        if other is None or one[1] - one[0] >= other[1] - other[0]:
+            parts = [replace(blank, positive=part) for part in halved(one)]
+        else:
+            parts = [replace(blank, negative=part) for part in halved(other)]
+        return tuple(self._with(cut) for part in parts for cut in _cut(part, self.cuts))
 
     def _with(self, blank: Blank) -> Place:
         return replace(self, blank=blank)
