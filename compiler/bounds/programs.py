@@ -134,7 +134,7 @@ def over_square(ends: Sequence[tuple[Number, Number]]) -> Number:
         return found
     slope = (last - first) / (greatest - least)
     constant = first - slope * least
-    if constant < 0 and least < -2 * constant / slope < greatest:
+    if constant < 0 < slope and least < -2 * constant / slope < greatest:
         found = max(found, -slope * slope / (4 * constant))
     return found
 
@@ -176,12 +176,13 @@ def worst_block(roots: Sequence[Node]) -> Found:
 
 
 def corner_places(place: Place) -> Iterator[Place]:
-    """A place of its own for each corner of a box."""
-    positive, negative = place.blank.positive, place.blank.negative
-    for p in dict.fromkeys(positive):
-        for n in dict.fromkeys(negative or (Fraction(0),)):
-            other = None if negative is None else (n, n)
-            yield replace(place, blank=replace(place.blank, positive=(p, p), negative=other))
+    """A place of its own for each corner of a box; the leading peak stays the larger."""
+    blank = place.blank
+    for p in dict.fromkeys(blank.positive):
+        for n in dict.fromkeys(blank.negative or (p,)):
+            up, down = (p, min(n, p)) if blank.leads else (min(n, p), n)
+            other = None if blank.negative is None else (down, down)
+            yield replace(place, blank=replace(blank, positive=(up, up), negative=other))
 
 
 def _blocks(place: Place) -> Iterator[Found]:
