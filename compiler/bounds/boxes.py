@@ -25,11 +25,14 @@ Interval = tuple[Fraction, Fraction]
 class Scales:
     """The regular words of one binade: asked scales above ``edges[i]`` are stored as values[i].
 
-    The last edge is twice the first. Binary32 stores what is asked: it has no edges.
+    The last edge is twice the first. Binary32 stores what is asked: it has no edges. ``taken``
+    says of each edge whether it is stored as the word above it: once, or, where that changes
+    from binade to binade, once for either.
     """
 
     edges: tuple[Fraction, ...]
     values: tuple[Fraction, ...]
+    taken: tuple[tuple[bool, ...], ...] = ()
 
     def above(self, asked: Fraction, step: int = 0) -> Fraction:
         """What is stored for scales just above ``asked``, ``step`` words further."""
@@ -39,6 +42,16 @@ class Scales:
         index = bisect_right(self.edges, asked / shift, hi=len(self.edges) - 1) - 1
         turns, place = divmod(index + step, len(self.values))
         return self.values[place] * shift * Fraction(2) ** turns
+
+    def at(self, asked: Fraction, step: int, turn: int) -> Fraction:
+        """What is stored for ``asked`` itself; ``turn`` counts the binades that alternate."""
+        shift = floor_log2(asked / self.edges[0])
+        place = asked / Fraction(2) ** shift
+        if place not in self.edges:
+            return self.above(asked, step)
+        taken = self.taken[(turn + shift) % len(self.taken)]
+        up = taken[self.edges.index(place)]
+        return self.above(asked, step if up else step - 1)
 
     def edges_between(self, low: Fraction, high: Fraction) -> Iterator[Fraction]:
         """Every edge e with low < e < high, for low > 0."""
@@ -61,7 +74,9 @@ def regular_scales(fmt: Format) -> Scales | None:
         binade = normal[first:after]
         if binade[0].low and normal[after].low == 2 * binade[0].low:
             edges = (*(w.low for w in binade), normal[after].low)
-            return Scales(edges, tuple(w.value for w in binade))
+            following = normal[after : 2 * after - first]
+            taken = {tuple(w.takes_low for w in words) for words in (binade, following)}
+            return Scales(edges, tuple(w.value for w in binade), tuple(sorted(taken)))
     return None
 
 
@@ -127,11 +142,36 @@ def _one_peak(coders: Sequence[Coder], scales: Scales, signs: Sequence[int]) -> 
         d = coder.positive
         cuts |= {d * edge for edge in scales.edges_between(1 / d, 2 / d)}
     for low, high in pairwise(sorted(cuts)):
+        yield from _on_a_tie(coders, scales, signs, low)
         stored = tuple(
             sign * scales.above(low / c.positive, c.step)
             for c, sign in zip(coders, signs, strict=True)
         )
         yield Blank((low, high), None, stored)
+
+
+def _on_a_tie(
+    coders: Sequence[Coder], scales: Scales, signs: Sequence[int], peak: Fraction
+) -> Iterator[Blank]:
+    """Boxes of one peak where several trials' scales lie on an edge, and round apart.
+
+    Where all round alike, the boxes below and above have the block already.
+    """
+    found = set()
+    for turn in range(len(scales.taken)):
+        pairs = [(peak / c.positive, c.step) for c in coders]
+        stored = [scales.at(asked, step, turn) for asked, step in pairs]
+        above = [scales.above(asked, step) for asked, step in pairs]
+        tied = [s for s, a, (asked, _) in zip(stored, above, pairs, strict=True) if s != a]
+        if tied and len(tied) < sum(_is_edge(scales, asked) for asked, _ in pairs):
+            found.add(tuple(sign * s for sign, s in zip(signs, stored, strict=True)))
+    for mixed in sorted(found):
+        yield Blank((peak, peak), None, mixed)
+
+
+def _is_edge(scales: Scales, asked: Fraction) -> bool:
+    shift = Fraction(2) ** floor_log2(asked / scales.edges[0])
+    return asked / shift in scales.edges
 
 
 def _two_peaks(

@@ -97,7 +97,9 @@ def _claims(fmt: Format) -> list[Claim | MovedClaim]:
     claims: list[Claim | MovedClaim] = [
         Claim(name, _elements(fmt, name)) for name in _OF_ELEMENTS if pieces(fmt, *name)
     ]
-    if pieces(fmt, "least", "least", "rounding"):
+    lowest = [low for c in codings(fmt) for low, _ in ratios(fmt, "least", c.step)]
+    boundless = fmt.scale.codes == "wanted" and not all(lowest)
+    if not boundless and pieces(fmt, "least", "least", "rounding"):
         claims.append(Claim(("least", "least", "any"), _least(fmt)))
     if len(codings(fmt)) == 1:
         claims += [

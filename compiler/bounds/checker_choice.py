@@ -36,10 +36,12 @@ ONE, TWO, ZERO = Fraction(1), Fraction(2), Fraction(0)
 def has_boxes(fmt: Format) -> bool:
     """Whether a block's least error is to be stated.
 
-    Blocks have a limit, codes are chosen under the stored scale, and the word's table goes on
-    in the same way for a binade at least; or scales are what is asked, and the absmax decides.
+    Blocks have a limit, codes are nearest under the stored scale, errors are chosen by as they
+    are, and the word's table goes on in the same way for a binade at least; or scales are what
+    is asked, and the absmax decides.
     """
-    if element_count(fmt) is None or fmt.scale.codes == "wanted":
+    nearest = fmt.scale.codes == "stored" and fmt.policies.offset is None
+    if element_count(fmt) is None or not nearest or fmt.policies.error != "squared":
         return False
     return one_peak(fmt) if is_binary32(fmt) else _binade(fmt) is not None
 

@@ -259,8 +259,8 @@ def ratios(fmt: Format, regime: str, step: int = 0) -> tuple[Span, ...]:
         if kept.regime != regime or not 0 <= i - step < len(scales):
             continue
         asked = scales[i - step]
-        if asked.low is None:
-            continue
+        if asked.low is None or (step and i == step):
+            continue  # of blocks that ask for less than the least and then step, nothing is said
         if asked.high is None:
             open_ended.append(asked.low / kept.value)
         else:

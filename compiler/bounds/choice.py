@@ -33,6 +33,9 @@ TOLERANCE = Fraction(1, 2000)
 #: and how many boxes and splits each way is tried for. What is open then keeps its bound.
 MANNERS = ((Fraction(1, 128), 1200), (Fraction(1), 3000))
 
+#: Most splits above a leaf: what is still open then has come down as far as it will.
+DEEPEST = 24
+
 #: Shares of an element below this are the solver's noise.
 _SPECK = 1e-6
 
@@ -41,7 +44,15 @@ _GRAIN = 1 << 22
 
 
 def block_statement(fmt: Format) -> Statement | None:
-    """The bound of a block's squared error, over absmax^2, of a format with several trials."""
+    """The bound of a block's squared error, over absmax^2, of a format with several trials.
+
+    None where codes are not the nearest under the stored scale, where the choice weighs errors,
+    or where the word's table does not repeat.
+    """
+    if fmt.scale.codes == "wanted" or fmt.policies.offset is not None:
+        return None
+    if fmt.policies.error != "squared":
+        return None
     coders = coders_of(fmt)
     roots = [solve(place, ()) for place in places(fmt, coders)]
     if not roots:
@@ -81,13 +92,15 @@ def _refine_all(roots: Sequence[Node], target: float, near: Fraction, most: int)
     """Refine nodes in place; whether all came below the target."""
     heap = [(-root.height, order, root) for order, root in enumerate(roots)]
     heapq.heapify(heap)
-    order = len(roots)
+    order, stuck = len(roots), False
     while heap and -heap[0][0] > target and order < len(roots) + most:
         _, _, node = heapq.heappop(heap)
-        for child in _refined(node, near):
+        finer = _refined(node, near)
+        stuck = stuck or not finer
+        for child in finer:
             order += 1
             heapq.heappush(heap, (-child.height, order, child))
-    return not heap or -heap[0][0] <= target
+    return not stuck and (not heap or -heap[0][0] <= target)
 
 
 def _refined(node: Node, near: Fraction) -> list[Node]:
@@ -98,7 +111,7 @@ def _refined(node: Node, near: Fraction) -> list[Node]:
     if not node.path and wide and (pick is None or _gains_by_a_cut(node)):
         node.cells = [solve(half, ()) for half in node.place.halves()]
         return node.cells
-    if pick is None:
+    if pick is None or len(node.path) >= DEEPEST:
         return []
     few = Taken(*pick, True)
     node.split = few

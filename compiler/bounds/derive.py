@@ -10,16 +10,25 @@ from ..view import view_of
 from .choice import block_statement
 from .coder import coders_of
 from .moved import moved_statements
-from .proof import Proof, Statement
+from .proof import Proof, Statement, Unproven
 from .single import ANY, block_statements, element_statements
 from .slack import slack
 
 
 def derive(fmt: Format) -> Proof:
-    """The proof of all bounds of a format."""
+    """The proof of all bounds of a format.
+
+    Raises:
+        Unproven: no bound of such a format is known.
+    """
     if fmt.zero is not None or fmt.scale.stored is not None:
         return Proof(fmt.name, fmt.content_hash, tuple(moved_statements(fmt)))
     coders = coders_of(fmt)
+    if any(not coder.positive or not coder.negative for coder in coders):
+        raise Unproven(
+            f"no bound is known of '{fmt.name}': a grid has values of one sign alone, and elements "
+            "of the other may be of any size"
+        )
     statements = list(element_statements(fmt, coders))
     if len(coders) == 1:
         statements += block_statements(fmt, coders[0])

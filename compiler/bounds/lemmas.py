@@ -174,8 +174,7 @@ def _block() -> Lemma:
     return (
         "block",
         "(C + sum of (A - v)^2) / A^2 with C >= 0 has no maximum inside an interval of A",
-        "with w = 1/A it is n - 2 b w + c w^2 with c >= 0; its second derivative 2 c >= 0, so "
-        "its stationary point w = b/c is a minimum",
+        "with w = 1/A it is n - 2 b w + c w^2; its curvature is 2 c >= 0, so w = b/c is a minimum",
     )
 
 

@@ -176,18 +176,28 @@ def worst_block(roots: Sequence[Node]) -> Found:
 
 
 def corner_places(place: Place) -> Iterator[Place]:
-    """A place of its own for each corner of a box; the leading peak stays the larger."""
+    """A place of its own for each corner of a box; the leading peak stays the larger.
+
+    A peak that need not be there stays so.
+    """
     blank = place.blank
+    if blank.negative is None:
+        for p in dict.fromkeys(blank.positive):
+            yield replace(place, blank=replace(blank, positive=(p, p)))
+        return
     for p in dict.fromkeys(blank.positive):
-        for n in dict.fromkeys(blank.negative or (p,)):
+        for n in dict.fromkeys(blank.negative):
             up, down = (p, min(n, p)) if blank.leads else (min(n, p), n)
-            other = None if blank.negative is None else (down, down)
-            yield replace(place, blank=replace(blank, positive=(up, up), negative=other))
+            first = up if blank.positive[0] else Fraction(0)
+            second = down if blank.negative[0] else Fraction(0)
+            yield replace(
+                place, blank=replace(blank, positive=(first, up), negative=(second, down))
+            )
 
 
 def _blocks(place: Place) -> Iterator[Found]:
     """Blocks with given peaks: the counts of the other elements by integer programming."""
-    corner = place.corners[0]
+    corner = place.corners[-1]
     where = _dense(place)
     errors = place.distances(where)
     for fixed in product(*corner.drivers):

@@ -46,7 +46,7 @@ def element_cells(
             unit = ratio if wanted else Fraction(1)
             reach = Fraction(1) if wanted else span.high
             floor = coder.floor if wanted else ratio * coder.floor
-            least = floor if alone else Fraction(0)
+            least = (ratio if not wanted else reach) if alone else None
             for value, start, stop in _pieces(coder, reach, kind, measure, least):
                 found.append(_cell(measure, trial, ratio, value / unit, start, stop, floor))
     return tuple(found)
@@ -58,27 +58,43 @@ def is_alone(fmt: Format) -> bool:
 
 
 def _pieces(
-    coder: Coder, reach: Fraction, kind: str, measure: str, least: Fraction
+    coder: Coder, reach: Fraction, kind: str, measure: str, least: Fraction | None
 ) -> Iterator[tuple[Fraction, Fraction, Fraction]]:
-    """Value, start and stop of every piece within reach, cut at the ends of the grid."""
+    """Value, start and stop of every piece within reach, cut at the ends of the grid.
+
+    Where a block is one element (``least`` is its least asked scale), it lies at an end.
+    """
+    areas = [(-reach * coder.negative, reach * coder.positive)]
+    if least is not None and (least or len(coder.ends) == 1):
+        areas = []
+        for end in coder.ends:
+            low, high = least * coder.reach(end), reach * coder.reach(end)
+            areas.append((low, high) if end > 0 else (-high, -low))
+    spans = {
+        (max(a, c), min(b, d)) for a, b in areas for c, d in _limits(coder, areas, kind, measure)
+    }
     low, high = coder.values[0], coder.values[-1]
-    top, bottom = reach * coder.positive, -reach * coder.negative
-    smallest = min((abs(v) for v in coder.values if v), default=Fraction(0))
-    within = max(least, smallest if measure == "self" else Fraction(0))
     for i, value in enumerate(coder.values):
-        start = coder.edges[i - 1] if i else bottom
-        stop = coder.edges[i] if i < len(coder.edges) else top
-        start, stop = max(start, bottom), min(stop, top)
-        if kind == ROUNDING:
-            start, stop = max(start, low), min(stop, high)
-            spans = [(start, stop)]
-        else:
-            spans = [(start, min(stop, low)), (max(start, high), stop)]
-        for a, b in spans:
-            # Elements nearer to zero than ``within`` are not spoken of.
-            for c, d in ((a, min(b, -within)), (max(a, within), b)) if within else ((a, b),):
-                if c < d or (c == d and kind == ROUNDING):
-                    yield value, c, d
+        for a, b in sorted(spans):
+            start = a if i == 0 else max(a, coder.edges[i - 1])
+            stop = b if i == len(coder.edges) else min(b, coder.edges[i])
+            point = start == stop and (kind == ROUNDING or (a == b and (a < low or b > high)))
+            if a <= b and (start < stop or point):
+                yield value, start, stop
+
+
+def _limits(
+    coder: Coder, areas: Sequence[tuple[Fraction, Fraction]], kind: str, measure: str
+) -> list[tuple[Fraction, Fraction]]:
+    """Between which ends elements lie that a kind and a measure speak of."""
+    low, high = coder.values[0], coder.values[-1]
+    limits = [(low, high)]
+    if kind == CLIPPING:
+        limits = [(min(a for a, _ in areas), low), (high, max(b for _, b in areas))]
+    if measure == "self":
+        least = min(abs(v) for v in coder.values if v)
+        limits = [s for a, b in limits for s in ((a, min(b, -least)), (max(a, least), b))]
+    return limits
 
 
 def _cell(
@@ -248,7 +264,10 @@ def element_statement(
 
 def _least(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
     """Blocks that ask for less than the least stored scale takes."""
+    wanted = fmt.scale.codes == "wanted"
     spans = [ratios_of(fmt, LEAST, coder.step) for coder in coders]
+    if wanted and any(not span.low for found in spans for span in found):
+        return  # next to what is asked for, the least scale has no limit
     cells = _all_cells(fmt, coders, spans, "least", ROUNDING)
     cells += _all_cells(fmt, coders, spans, "least", CLIPPING)
     if not cells:
@@ -258,7 +277,8 @@ def _least(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
     if first.low:
         # Smaller blocks are stored as zero: an element is its own error.
         reach = max(max(coder.positive, coder.negative) for coder in coders)
-        bound = max(bound, first.low / first.value * reach)
+        # The unit is the asked scale where codes are chosen under it.
+        bound = max(bound, reach if wanted else first.low / first.value * reach)
     more = slack(fmt, "least", bound)
     tight = is_reached(fmt, coders, LEAST)
     yield Statement("least", LEAST, ANY, bound, more, tight, cells=cells)

@@ -30,12 +30,14 @@ class Word:
             word, which every larger scale saturates to.
         regime: ``normal``, ``subnormal``, or ``least`` for the smallest word of all, which
             scales of any smaller size are stored as.
+        takes_low: whether ``low`` itself is stored as this word, and not as the one below.
     """
 
     value: Fraction
     low: Fraction
     high: Fraction | None
     regime: str
+    takes_low: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,12 @@ def _words(scale: ScaleView) -> list[Word]:
 
     values = [Fraction(fp32_from_bits(scale.values_bits[rank])) for rank in scale.ranks[1:]]
     edges = [scale.first_point, *scale.points]
+    ties = [scale.first_tie_up, *scale.ties_up]
     found = []
     for index, value in enumerate(values):
         high = edges[index + 1] if index + 1 < len(values) else None
-        found.append(Word(value, edges[index], high, _regime(scale.smallest_normal, index, value)))
+        regime = _regime(scale.smallest_normal, index, value)
+        found.append(Word(value, edges[index], high, regime, ties[index]))
     return found
 
 
@@ -90,7 +94,8 @@ def _nearest_words(fmt: Format) -> tuple[Word, ...]:
             continue
         low = (values[index - 1] + value) / 2 if index else Fraction(0)
         high = (value + values[index + 1]) / 2 if index + 1 < len(values) else None
-        found.append(Word(value, low, high, _regime(number.smallest_normal, len(found), value)))
+        regime = _regime(number.smallest_normal, len(found), value)
+        found.append(Word(value, low, high, regime, index % 2 == 0))
     return tuple(found)
 
 
@@ -103,7 +108,8 @@ def _regime(smallest_normal: Fraction, index: int, value: Fraction) -> str:
 def ratios_of(fmt: Format, regime: str, step: int = 0) -> tuple[Ratios, ...]:
     """The union of asked / stored over the words of a regime, as disjoint intervals.
 
-    With a ``step`` the word that is stored is so many above the asked one's.
+    With a ``step`` the word that is stored is so many above the asked one's; blocks that ask
+    for less than the least word, and then step, are not spoken of.
 
     Binary32 scales have the one ratio 1: their rounding is in the slack of every bound. The
     largest word counts up to the ratio that the other words reach; past that it saturates.
@@ -111,13 +117,16 @@ def ratios_of(fmt: Format, regime: str, step: int = 0) -> tuple[Ratios, ...]:
     words = words_of(fmt)
     if not words:
         return (Ratios(Fraction(1), Fraction(1)),) if regime == NORMAL else ()
-    moved = range(max(0, -step), len(words) - max(0, step))
-    pairs = [(words[i], words[i + step]) for i in moved]
+    moved = range(max(1 if step else 0, -step), len(words) - max(0, step))
+    pairs = [(words[i], words[i + step]) for i in moved if words[i + step].regime == regime]
     spans = [
         (asked.low / word.value, asked.high / word.value, word)
         for asked, word in pairs
-        if word.regime == regime and asked.high is not None
+        if asked.high is not None
     ]
+    top = max((high for _, high, _ in spans), default=Fraction(0))
+    ends = ((a.low / w.value, w) for a, w in pairs if a.high is None)
+    spans += [(low, top, word) for low, word in ends if low < top]
     merged: list[Ratios] = []
     for low, high, word in sorted(spans, key=lambda span: (span[0], -span[1])):
         if merged and low <= merged[-1].high:
