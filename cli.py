@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._version import __version__
+from .cli_errors import analyze, expect, json_option, prove
 
 if TYPE_CHECKING:
     from .compiler import format as compiled
-    from .compiler.expected.gain import Gain
     from .runtime.format import Format
 
 TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
 BACKENDS = ("auto", "reference", "c", "triton")
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 class _Commands(click.Group):
@@ -54,7 +52,7 @@ def cli() -> None:
 @cli.command("list")
 @click.option("--group", metavar="GROUP", help="Only the formats of one group.")
 @click.option("--no-mse", is_flag=True, help="Leave out the error on Gaussian data.")
-@_json
+@json_option
 def list_(group: str | None, no_mse: bool, as_json: bool) -> None:
     """List the shipped formats, group by group.
 
@@ -99,7 +97,7 @@ def _gaussian_errors(entries: dict[str, compiled.Format]) -> dict[str, float]:
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@_json
+@json_option
 @click.pass_context
 def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """Check .fmt files and report every fault of each."""
@@ -217,7 +215,7 @@ def new(name: str | None, template: str, only_list: bool, force: bool) -> None:
 @click.argument("format_name", metavar="FORMAT")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--target", default=",".join(TARGETS), show_default=True, metavar="LIST")
-@_json
+@json_option
 def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
     """Generate kernels, RTL and vectors into DIR, one folder a target."""
     from . import _console, codegen, formats
@@ -250,7 +248,7 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("format_names", metavar="[FORMAT]...", nargs=-1)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR")
-@_json
+@json_option
 def vectors(format_names: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Write conformance packs, one folder a format: of every shipped format where none is named.
 
@@ -283,7 +281,7 @@ def vectors(format_names: tuple[str, ...], out: Path, as_json: bool) -> None:
     help="Random values a back end.",
 )
 @click.option("--quick", is_flag=True, help="Leave out RTL simulation and offline GPU compilation.")
-@_json
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_json: bool) -> None:
     """Test a format across all back ends: exhaustively, at every tie, and with Hypothesis."""
@@ -309,38 +307,11 @@ def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_jso
 
 
 @cli.command()
-@click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
-@click.option("--fresh", is_flag=True, help="Derive anew what the cache has.")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Write the proofs there, as FORMAT.proof.json.",
-)
-@_json
-@click.pass_context
-def prove(
-    ctx: click.Context, format_names: tuple[str, ...], fresh: bool, out: Path | None, as_json: bool
-) -> None:
-    """Prove how much a format can err at worst, and show inputs that do.
-
-    Every bound is derived in exact rationals, checked by code of its own, and carries an input
-    that comes near it in the compiled encoder. Exit code 1: a check failed, an input stays below
-    99.9 % of a bound that is said to be attained, or nothing is known of such a format.
-    """
-    from . import _bounds, formats
-
-    values = [formats.load(name) for name in format_names]
-    ctx.exit(0 if _bounds.prove(values, fresh=fresh, out=out, as_json=as_json) else 1)
-
-
-@cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-f", "--format", "format_name", required=True, metavar="FORMAT")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="OUT")
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(BACKENDS))
-@_json
+@json_option
 def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bool) -> None:
     """Quantize the linear weights of MODEL into the checkpoint folder OUT.
 
@@ -378,7 +349,7 @@ def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bo
 @cli.command()
 @click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
 @click.option("--on", "data", default="gaussian", show_default=True, metavar="gaussian|MODEL")
-@_json
+@json_option
 def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
     """Compare formats by bits per weight and error on Gaussian data or a model's weights."""
     from . import _console
@@ -390,151 +361,8 @@ def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
     _console.table(rows, as_json=as_json)
 
 
-@cli.command()
-@click.argument("format_name", metavar="FORMAT")
-@click.option("--against", metavar="OTHER", help="Pair its first grid with that of OTHER.")
-@click.option(
-    "--law",
-    "law_name",
-    default="gaussian",
-    show_default=True,
-    metavar="gaussian|laplace|student[:N]",
-    help="Of the elements, which are independent; N: degrees of freedom.",
-)
-@click.option(
-    "--blocks", metavar="LIST", help="Block sizes, such as 16,64,256.  [default: 4 to 65536]"
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Draw the curve as well, as .svg or .png.",
-)
-@_json
-def analyze(
-    format_name: str,
-    against: str | None,
-    law_name: str,
-    blocks: str | None,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """Show what choosing a grid block by block gains as blocks grow, and where it stops to pay.
-
-    FORMAT has two grids or more, or several targets; with --against any two formats make a pair.
-    """
-    from . import _analysis, _console, formats
-    from .compiler.expected.gain import NotServed, break_even, choice, decay, gain_curve
-    from .compiler.expected.laws import law
-
-    if plot is not None and plot.suffix.lower() not in _analysis.PLOTS:
-        raise click.BadParameter(f"'{plot}' ends in none of .svg, .png", param_hint="--plot")
-    if plot is not None:
-        _analysis.drawing_package()
-    sizes = _block_sizes(blocks)
-    try:
-        elements = law(law_name)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--law") from error
-    value = formats.load(format_name)
-    other = None if against is None else formats.load(against)
-    try:
-        ways, bits = choice(value, other)
-    except NotServed as error:
-        raise click.UsageError(str(error)) from error
-    curve: list[Gain] = []
-    with _console.progress("integrating", None) as step:
-
-        def gain(size: int) -> Gain:
-            step(f"blocks of {size:,}")
-            return gain_curve(value, elements, (size,), other)[0]
-
-        curve += map(gain, sizes)
-        even = break_even(curve, gain if curve[0].method == "quadrature" else None)
-    analysis = _analysis.Analysis(
-        title=value.name if other is None else f"{value.name} | {other.name}",
-        ways=tuple(way.name for way in ways),
-        law=str(elements),
-        bits=bits,
-        place=value.select.place if other is None else "pair",
-        block=value.block * value.tile if value.extent == "block" and other is None else None,
-        curve=tuple(curve),
-        even=even,
-        decay=decay(curve),
-    )
-    if as_json:
-        _console.json_out(analysis.values())
-    else:
-        _analysis.show(analysis)
-    if plot is not None:
-        _analysis.draw(analysis, plot)
-
-
-@cli.command()
-@click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
-@click.option(
-    "--law",
-    "law_names",
-    multiple=True,
-    default=("gaussian", "laplace", "student"),
-    show_default=True,
-    metavar="LAW",
-    help="Of the elements: gaussian, laplace, student or student:DEGREES; may be repeated.",
-)
-@click.option("--block", type=click.IntRange(1, 65536), metavar="N", help="Instead of its own.")
-@_json
-def expect(
-    format_names: tuple[str, ...], law_names: tuple[str, ...], block: int | None, as_json: bool
-) -> None:
-    """Print expected errors: the MSE of random blocks, derived and not sampled.
-
-    Elements are independent, of variance 1; scales are real numbers, or powers of two where these
-    are stored. Formats with more than two grids are sampled, and say so.
-    """
-    from . import _console, formats
-    from .compiler.expected.figures import figure
-    from .compiler.expected.laws import law
-    from .compiler.expected.mse import NotDerivable
-
-    try:
-        laws = [law(name) for name in law_names]
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--law") from error
-    rows: list[dict[str, Any]] = []
-    with _console.progress("integrating", len(format_names)) as step:
-        for name in format_names:
-            value = formats.load(name)
-            step(value.name)
-            try:
-                found = {str(each): figure(value, each, block) for each in laws}
-            except NotDerivable as reason:
-                raise click.UsageError(str(reason)) from reason
-            first = next(iter(found.values()))
-            figures = {
-                key: {"mse": each.value, "error": each.error}
-                if as_json
-                else f"{each.value:.6e} +- {each.error:.0e}"
-                for key, each in found.items()
-            }
-            rows.append(
-                {"format": value.name, "block": first.block, **figures, "method": first.method}
-            )
-    _console.table(rows, as_json=as_json)
-
-
-def _block_sizes(text: str | None) -> tuple[int, ...]:
-    """The sizes of a list, ascending, each once."""
-    from .compiler.expected.gain import BLOCKS, LARGEST_BLOCK
-
-    if text is None:
-        return BLOCKS
-    words = [word.strip() for word in text.split(",")]
-    sizes = {int(word) if word.isascii() and word.isdigit() else 0 for word in words}
-    if not all(2 <= size <= LARGEST_BLOCK for size in sizes):
-        raise click.BadParameter(
-            f"'{text}' is no list of block sizes from 2 to {LARGEST_BLOCK}", param_hint="--blocks"
-        )
-    return tuple(sorted(sizes))
+for command in (prove, expect, analyze):
+    cli.add_command(command)
 
 
 def _load(format_name: str) -> Format:
