@@ -126,7 +126,7 @@ def known_bounds(fmt: compiled.Format) -> tuple[Bound, ...]:
 def _derived(fmt: compiled.Format) -> Proof:
     from ..compiler.bounds.derive import proved
     from ..compiler.bounds.lemmas import NotProven
-    from ..compiler.bounds.witness import witnessed
+    from ..compiler.bounds.witness.build import witnessed
 
     try:
         return witnessed(fmt, proved(fmt))
@@ -138,7 +138,7 @@ def _derived(fmt: compiled.Format) -> Proof:
 
 def _check(fmt: compiled.Format, text: str) -> None:
     """Let the independent checker see the proof, and all lemmas be proven anew."""
-    from ..compiler.bounds.checker import Rejected, check
+    from ..compiler.bounds.checker.check import Rejected, check
     from ..compiler.bounds.lemmas import lemmas
 
     try:
@@ -179,8 +179,8 @@ def share_of(
     Raises:
         ProofFailed: the witness is not the input that its digest is of.
     """
-    from ..compiler.bounds.measured import outcome_of
-    from ..compiler.bounds.witness import array_of, measured
+    from ..compiler.bounds.witness.build import array_of, measured
+    from ..compiler.bounds.witness.measured import outcome_of
     from ..compiler.reference import calibrate
 
     try:

@@ -10,9 +10,9 @@ import numpy as np
 from fmtc import Format
 from fmtc.compiler.arrange import peaks_of
 from fmtc.compiler.bounds.coder import coders_of
-from fmtc.compiler.bounds.measured import Outcome, outcome_of, regimes_of
 from fmtc.compiler.bounds.proof import Proof, Statement
-from fmtc.compiler.bounds.witness import array_of, unit
+from fmtc.compiler.bounds.witness.build import array_of, unit
+from fmtc.compiler.bounds.witness.measured import Outcome, outcome_of, regimes_of
 from fmtc.compiler.bounds.words import words_of
 from fmtc.compiler.kernel import wanted_format
 from fmtc.compiler.reference import calibrate

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from fmtc import load, names
 from fmtc.compiler.bounds.derive import derive
-from fmtc.compiler.bounds.measured import Outcome, outcome
 from fmtc.compiler.bounds.proof import Proof, Statement, Unproven
-from fmtc.compiler.bounds.witness import Idea, array_of, packed, shares_of, witnessed
+from fmtc.compiler.bounds.witness.build import Idea, array_of, packed, shares_of, witnessed
+from fmtc.compiler.bounds.witness.measured import Outcome, outcome
 from fmtc.runtime.format import Format
 from hostile_blocks import block_elements, checked, excesses, tensors
 from representatives import EACH_KIND

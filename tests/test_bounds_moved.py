@@ -11,14 +11,14 @@ import fmtc
 import numpy as np
 import pytest
 from fmtc import compile_text
-from fmtc.compiler.bounds.checker import check
-from fmtc.compiler.bounds.checker_moved import check_moved, moved_claims
-from fmtc.compiler.bounds.checker_reading import Node, Rejected
+from fmtc.compiler.bounds.checker.check import check
+from fmtc.compiler.bounds.checker.moved import check_moved, moved_claims
+from fmtc.compiler.bounds.checker.reading import Node, Rejected
 from fmtc.compiler.bounds.coder import coders_of
 from fmtc.compiler.bounds.derive import derive
-from fmtc.compiler.bounds.moved_witness import moved_witness, reached
 from fmtc.compiler.bounds.single import element_cells
-from fmtc.compiler.bounds.witness import array_of
+from fmtc.compiler.bounds.witness.build import array_of
+from fmtc.compiler.bounds.witness.moved import moved_witness, reached
 from fmtc.compiler.bounds.words import Ratios, words_of
 
 #: Scales that are stored as they are.

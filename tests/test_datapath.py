@@ -13,9 +13,9 @@ import fmtc.testing
 import numpy as np
 import pytest
 from fmtc import compile_text
-from fmtc.compiler.bounds.accumulators import Accumulator, Bounds
-from fmtc.compiler.bounds.datapath import datapath
-from fmtc.compiler.bounds.stages import FP32, FP64, lsb, odd_part, word_value
+from fmtc.compiler.datapath.accumulators import Accumulator, Bounds
+from fmtc.compiler.datapath.derive import datapath
+from fmtc.compiler.datapath.stages import FP32, FP64, lsb, odd_part, word_value
 from fmtc.compiler.exact import is_fp32, round_fp32
 from fmtc.compiler.hosts import HIF7, HIF8, HifHost
 from hypothesis import assume, given, settings

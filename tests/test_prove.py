@@ -16,9 +16,9 @@ import pytest
 from commands import run
 from fmtc import load, names
 from fmtc.compiler.bounds.derive import derive
-from fmtc.compiler.bounds.measured import outcome, regimes_of
 from fmtc.compiler.bounds.summary import bound_of, bounds_of, dot_products, footnote, rows
-from fmtc.compiler.bounds.witness import array_of, measured, packed, unit, witness_of
+from fmtc.compiler.bounds.witness.build import array_of, measured, packed, unit, witness_of
+from fmtc.compiler.bounds.witness.measured import outcome, regimes_of
 from fmtc.compiler.resolve import compile_text
 from fmtc.formats import bounds as shipped
 from fmtc.runtime import prove as proving
@@ -218,7 +218,7 @@ def wrong_proof(fmt: Format, factor: Fraction) -> object:
     from dataclasses import replace
 
     from fmtc.compiler.bounds.derive import proved
-    from fmtc.compiler.bounds.witness import witnessed
+    from fmtc.compiler.bounds.witness.build import witnessed
 
     proof = witnessed(fmt, proved(fmt))
     first = proof.statements[0]

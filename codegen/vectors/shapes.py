@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ...compiler.bounds.accumulators import Bounds
-from ...compiler.bounds.datapath import ACTIVATION, datapath
+from ...compiler.datapath.accumulators import Bounds
+from ...compiler.datapath.derive import ACTIVATION, datapath
 from ...compiler.format import Format
 from ...compiler.hosts import COEFFICIENT_BITS
 from ...compiler.scales import is_fp32_word

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 from ..format import Format
 from ..view import view_of
-from .choice import block_statement
+from .choice.search import block_statement
 from .coder import coders_of
-from .moved import moved_statements
+from .moved.zeros import moved_statements
 from .proof import Proof, Statement, Unproven
 from .single import ANY, block_statements, element_statements
 from .slack import slack

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from typing import Any
 
-from .moved_points import Moved
+from .moved.points import Moved
 
 #: Enters every proof and the name of every cached one: raise it when the meaning changes.
 SCHEMA = 1

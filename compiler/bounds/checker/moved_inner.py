@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from ..format import Format
-from .checker_single import Piece, pieces
-from .checker_words import Coding
-from .checker_words import codings as plain_codings
+from ...format import Format
+from .single import Piece, pieces
+from .words import Coding
+from .words import codings as plain_codings
 
 ZERO = Fraction(0)
 

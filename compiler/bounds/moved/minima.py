@@ -28,16 +28,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from ..exact import floor_log2
-from ..format import Format, ScaleWord
-from ..scales import is_fp32_word
-from .coder import Coder, coders_of
-from .moved_points import Piece
-from .moved_slack import moved_block_slack, moved_slack
-from .proof import Cell, Statement
-from .single import ANY, CLIPPING, ROUNDING, element_cells
-from .slack import element_count
-from .words import NORMAL, SUBNORMAL, ratios_of, words_of
+from ...exact import floor_log2
+from ...format import Format, ScaleWord
+from ...scales import is_fp32_word
+from ..coder import Coder, coders_of
+from ..proof import Cell, Statement
+from ..single import ANY, CLIPPING, ROUNDING, element_cells
+from ..slack import element_count
+from ..words import NORMAL, SUBNORMAL, ratios_of, words_of
+from .points import Piece
+from .slack import moved_block_slack, moved_slack
 
 HALF = Fraction(1, 2)
 

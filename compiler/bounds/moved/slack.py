@@ -8,8 +8,8 @@ from __future__ import annotations
 from fractions import Fraction
 from math import isqrt
 
-from ..format import Format
-from .slack import HALF_ULP
+from ...format import Format
+from ..slack import HALF_ULP
 
 #: Roundings to binary32 between an element and its error, in half ulps of the largest absmax of
 #: block, group or tensor. An element less its minimum is at most twice that, and a quotient plus

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from ..format import Format
-from .checker_reading import Node
-from .checker_words import Coding, Span, codings, ratios
+from ...format import Format
+from .reading import Node
+from .words import Coding, Span, codings, ratios
 
 ONE, ZERO = Fraction(1), Fraction(0)
 

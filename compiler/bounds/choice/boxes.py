@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from ..exact import floor_log2
-from ..format import Format
-from .coder import Coder
-from .words import NORMAL, words_of
+from ...exact import floor_log2
+from ...format import Format
+from ..coder import Coder
+from ..words import NORMAL, words_of
 
 Interval = tuple[Fraction, Fraction]
 
@@ -118,8 +118,8 @@ def blanks(fmt: Format, coders: Sequence[Coder], scales: Scales) -> Iterator[Bla
 
 def trial_signs(fmt: Format, coders: Sequence[Coder]) -> tuple[int, ...]:
     """The sign of every trial's scale, of a block whose largest element is positive."""
-    from ..kernel import wanted_format
-    from ..view import view_of
+    from ...kernel import wanted_format
+    from ...view import view_of
 
     if fmt.scale.rule == "argmax":
         return tuple(coder.ends[0] for coder in coders)

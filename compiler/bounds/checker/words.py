@@ -15,9 +15,9 @@ from functools import lru_cache
 from itertools import product
 from math import ceil, floor, isqrt
 
-from ..exact import floor_log2
-from ..floats import SmallFloat, named_float
-from ..format import Format, Grid
+from ...exact import floor_log2
+from ...floats import SmallFloat, named_float
+from ...format import Format, Grid
 
 #: An interval with both ends.
 Span = tuple[Fraction, Fraction]

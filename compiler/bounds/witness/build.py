@@ -16,15 +16,15 @@ from itertools import groupby, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exact import FP32_MAX, floor_log2, round_fp32
-from ..format import Format
-from ..reference import calibrate
-from ..view import view_of
-from .coder import Coder, coders_of
+from ...exact import FP32_MAX, floor_log2, round_fp32
+from ...format import Format
+from ...reference import calibrate
+from ...view import view_of
+from ..coder import Coder, coders_of
+from ..proof import Cell, Corner, Proof, Statement, Witness
+from ..slack import element_count
+from ..words import Word, words_of
 from .measured import F32, Outcome, Place, outcome, share_reached
-from .proof import Cell, Corner, Proof, Statement, Witness
-from .slack import element_count
-from .words import Word, words_of
 
 #: A witness reaches at least this share of a bound that is attained.
 ENOUGH = Fraction(999, 1000)
@@ -207,11 +207,11 @@ def witness_of(fmt: Format, statement: Statement) -> Witness | None:
     The list of ideas ends early: as soon as one reaches nearly all of the bound.
     """
     if fmt.zero is not None or fmt.scale.stored is not None:
-        from .moved_witness import moved_witness
+        from .moved import moved_witness
 
         return moved_witness(fmt, statement)
     if statement.cells and len(coders_of(fmt)) > 1:
-        from .choice_witness import element_witness
+        from .choice import element_witness
 
         return element_witness(fmt, statement)
     return best_of(fmt, statement, _ideas(fmt, statement))

@@ -9,24 +9,24 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrange import Arrangement, Peaks, peaks_of
-from ..blockscale import block_range
-from ..exact import fp32_from_bits
-from ..format import Format, Stream
-from ..kernel import dense_format, wanted_format
-from ..packing import unpack
-from ..pipeline import decode, encode
-from ..records import from_records
-from ..reference import TensorLevel, block_scales, calibrate, select_of
-from ..scales import is_fp32_word
-from ..sides import take_outliers
-from ..stored import read_stored
-from ..streams import LEVELS, RECORDS
-from ..view import view_of
-from .coder import Coder, coders_of
-from .proof import Statement
-from .slack import element_count
-from .words import LEAST, NORMAL, SUBNORMAL, ratios_of, words_of
+from ...arrange import Arrangement, Peaks, peaks_of
+from ...blockscale import block_range
+from ...exact import fp32_from_bits
+from ...format import Format, Stream
+from ...kernel import dense_format, wanted_format
+from ...packing import unpack
+from ...pipeline import decode, encode
+from ...records import from_records
+from ...reference import TensorLevel, block_scales, calibrate, select_of
+from ...scales import is_fp32_word
+from ...sides import take_outliers
+from ...stored import read_stored
+from ...streams import LEVELS, RECORDS
+from ...view import view_of
+from ..coder import Coder, coders_of
+from ..proof import Statement
+from ..slack import element_count
+from ..words import LEAST, NORMAL, SUBNORMAL, ratios_of, words_of
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, isqrt
 
-from ..exact import is_fp32
-from ..format import Format
-from .checker_choice import check_boxes, has_boxes, regular_domain
-from .checker_moved import MovedClaim, check_moved, is_moved, moved_claims
-from .checker_reading import Node, Rejected, read
-from .checker_single import check_cells, check_corners, element_count, pieces, vertices
-from .checker_words import codings, is_binary32, ratios, stored_scales
+from ...exact import is_fp32
+from ...format import Format
+from .choice import check_boxes, has_boxes, regular_domain
+from .moved import MovedClaim, check_moved, is_moved, moved_claims
+from .reading import Node, Rejected, read
+from .single import check_cells, check_corners, element_count, pieces, vertices
+from .words import codings, is_binary32, ratios, stored_scales
 
 __all__ = ["Rejected", "check"]
 

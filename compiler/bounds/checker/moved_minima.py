@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..exact import floor_log2
-from ..floats import named_float
-from ..format import Format, ScaleWord
-from .checker_moved_inner import Record, codings, inner_pieces, places_of
-from .checker_single import element_count
-from .checker_words import Coding, ratios, stored_scales
+from ...exact import floor_log2
+from ...floats import named_float
+from ...format import Format, ScaleWord
+from .moved_inner import Record, codings, inner_pieces, places_of
+from .single import element_count
+from .words import Coding, ratios, stored_scales
 
 _BINARY32 = named_float("fp32")
 

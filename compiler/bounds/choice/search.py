@@ -16,15 +16,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from ..format import Format
+from ...format import Format
+from ..coder import coders_of
+from ..proof import Box, Leaf, Split, Statement
+from ..single import ANY
+from ..slack import block_slack
+from ..witness.choice import block_witness
 from .boxes import nearest, regular_domain
-from .choice_witness import block_witness
-from .coder import coders_of
 from .places import F64, Place, between, places
 from .programs import Node, Taken, corner_places, over_square, solve, split_ends, worst_block
-from .proof import Box, Leaf, Split, Statement
-from .single import ANY
-from .slack import block_slack
 
 #: A bound is searched for until it is within this of the worst block that was found.
 TOLERANCE = Fraction(1, 2000)

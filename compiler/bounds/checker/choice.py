@@ -14,11 +14,11 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
-from ..exact import floor_log2
-from ..format import Format
-from .checker_reading import Node
-from .checker_single import element_count
-from .checker_words import (
+from ...exact import floor_log2
+from ...format import Format
+from .reading import Node
+from .single import element_count
+from .words import (
     Span,
     Stored,
     codings,

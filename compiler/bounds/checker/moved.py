@@ -17,13 +17,13 @@ from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor, isqrt
 
-from ..format import Format
-from .checker_moved_inner import Expected, Record, codings, is_checkable, measure_of
-from .checker_moved_minima import domain_of, minimum_records
-from .checker_moved_shares import can_vanish, is_loose, least_records, share_records
-from .checker_reading import Node
-from .checker_single import Piece, check_cells, element_count
-from .checker_words import ratios, stored_scales
+from ...format import Format
+from .moved_inner import Expected, Record, codings, is_checkable, measure_of
+from .moved_minima import domain_of, minimum_records
+from .moved_shares import can_vanish, is_loose, least_records, share_records
+from .reading import Node
+from .single import Piece, check_cells, element_count
+from .words import ratios, stored_scales
 
 HALF, ONE, ZERO = Fraction(1, 2), Fraction(1), Fraction(0)
 

@@ -15,19 +15,19 @@ from itertools import groupby, product
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exact import floor_log2, round_fp32
-from ..format import Format, ScaleWord
-from ..pipeline import decode, encode
-from ..reference import TensorLevel
-from ..scales import is_fp32_word
-from .coder import coders_of
-from .moved_points import Piece, Share, Window
-from .moved_shares import corners_of
-from .moved_stored import inner_cells, numbers_of
-from .proof import Statement, Witness
-from .single import CLIPPING, ROUNDING
-from .slack import element_count
-from .words import LEAST, NORMAL, Word, words_of
+from ...exact import floor_log2, round_fp32
+from ...format import Format, ScaleWord
+from ...pipeline import decode, encode
+from ...reference import TensorLevel
+from ...scales import is_fp32_word
+from ..coder import coders_of
+from ..moved.minima import inner_cells, numbers_of
+from ..moved.points import Piece, Share, Window
+from ..moved.shares import corners_of
+from ..proof import Statement, Witness
+from ..single import CLIPPING, ROUNDING
+from ..slack import element_count
+from ..words import LEAST, NORMAL, Word, words_of
 
 F32 = NDArray[np.float32]
 
@@ -69,7 +69,7 @@ def moved_witness(fmt: Format, statement: Statement) -> Witness | None:
 def _described(
     x: F32, place: tuple[int, int, int, int], element: tuple[int, int] | None
 ) -> Witness:
-    from .witness import digest_of
+    from .build import digest_of
 
     values = [float(value).hex() for value in x.reshape(-1)]
     runs = tuple((value, len(list(same))) for value, same in groupby(values))

@@ -27,15 +27,15 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 
-from ..format import Format
-from .coder import Coder, coders_of
-from .moved_points import Share
-from .moved_slack import moved_block_slack, moved_slack
-from .moved_stored import inner_cells, inner_store, non_negative, numbers_of
-from .proof import Cell, Statement
-from .single import ANY, CLIPPING, ROUNDING, element_cells
-from .slack import element_count
-from .words import LEAST, NORMAL, SUBNORMAL, Ratios, ratios_of, words_of
+from ...format import Format
+from ..coder import Coder, coders_of
+from ..proof import Cell, Statement
+from ..single import ANY, CLIPPING, ROUNDING, element_cells
+from ..slack import element_count
+from ..words import LEAST, NORMAL, SUBNORMAL, Ratios, ratios_of, words_of
+from .minima import inner_cells, inner_store, non_negative, numbers_of
+from .points import Share
+from .slack import moved_block_slack, moved_slack
 
 #: An element, and the grid's value that it takes.
 Place = tuple[Fraction, Fraction]

@@ -17,7 +17,7 @@ is a ratio of affine functions of u between the ratios n / D at which a code com
 A block's sum of squares over absmax^2 is convex in 1 / absmax and b / absmax as long as j and
 the codes of both ends stay the same: half-integers, the ends of b and b = c are critical.
 
-Minima and inner formats are in ``moved_stored`` and ``moved_shares``.
+Minima and inner formats are in ``minima`` and ``shares``.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 
-from ..format import Format
-from .coder import coders_of
-from .moved_points import Window
-from .moved_shares import share_statements
-from .moved_slack import moved_block_slack, moved_slack
-from .moved_stored import is_served, piece_statements
-from .proof import Cell, Statement
-from .single import ANY, CLIPPING, ROUNDING, objective
-from .slack import element_count
-from .words import LEAST, NORMAL, SUBNORMAL, Ratios, ratios_of, words_of
+from ...format import Format
+from ..coder import coders_of
+from ..proof import Cell, Statement
+from ..single import ANY, CLIPPING, ROUNDING, objective
+from ..slack import element_count
+from ..words import LEAST, NORMAL, SUBNORMAL, Ratios, ratios_of, words_of
+from .minima import is_served, piece_statements
+from .points import Window
+from .shares import share_statements
+from .slack import moved_block_slack, moved_slack
 
 HALF = Fraction(1, 2)
 

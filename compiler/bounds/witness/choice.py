@@ -8,16 +8,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..exact import floor_log2, round_fp32
-from ..format import Format
-from .boxes import nearest, trial_signs
-from .coder import Coder, coders_of
-from .places import F64
-from .programs import Found, balanced
-from .proof import Cell, Statement, Witness
-from .slack import element_count
-from .witness import Idea, best_of, unit
-from .words import words_of
+from ...exact import floor_log2, round_fp32
+from ...format import Format
+from ..choice.boxes import nearest, trial_signs
+from ..choice.places import F64
+from ..choice.programs import Found, balanced
+from ..coder import Coder, coders_of
+from ..proof import Cell, Statement, Witness
+from ..slack import element_count
+from ..words import words_of
+from .build import Idea, best_of, unit
 
 #: How far beside a point a witness may stand, relative to it.
 _STEPS = tuple(Fraction(1, 1 << n) for n in (21, 19, 17))
@@ -138,8 +138,8 @@ def _scaled(
     fmt: Format, coders: Sequence[Coder], driver: Fraction, x: Fraction
 ) -> list[tuple[Fraction, ...]] | None:
     """The values of every trial under the scale that it gives a block with these peaks."""
-    from ..kernel import wanted_format
-    from ..view import view_of
+    from ...kernel import wanted_format
+    from ...view import view_of
 
     positive, negative = max(driver, x, Fraction(0)), max(-driver, -x, Fraction(0))
     if fmt.scale.rule == "argmax":

@@ -1,6 +1,6 @@
 """Checks of bounds where an inner format stores the scales.
 
-The inner format's own pieces (``checker_single``) say what a scale t may become, w. An element y
+The inner format's own pieces (``single``) say what a scale t may become, w. An element y
 of the scale t errs by |y t - v w| (codes wanted), and an element x by |x - v w|. Where the mean of
 all scales is taken out first, every corner of (mean, spread) is tried, in floating point first:
 what is not within 1e-9 of the largest there is not it.
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
-from ..format import Format
-from .checker_moved_inner import Record, codings, has_signs, inner_pieces, places_of
-from .checker_single import Piece, element_count
-from .checker_words import Coding, ratios, stored_scales
+from ...format import Format
+from .moved_inner import Record, codings, has_signs, inner_pieces, places_of
+from .single import Piece, element_count
+from .words import Coding, ratios, stored_scales
 
 ONE, ZERO = Fraction(1), Fraction(0)
 

@@ -11,12 +11,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..format import Format
-from ..kernel import wanted_format
-from ..view import view_of
+from ...format import Format
+from ...kernel import wanted_format
+from ...view import view_of
+from ..coder import Coder
+from ..slack import element_count
 from .boxes import Blank, Interval, blanks, nearest, one_peak, regular_scales
-from .coder import Coder
-from .slack import element_count
 
 F64 = NDArray[np.float64]
 

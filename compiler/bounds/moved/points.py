@@ -1,7 +1,7 @@
 """The critical points that the bounds of moved formats rest on.
 
 Moved are formats with a zero, and those whose scales are stored in a format of their own. Nothing
-here is more than a record: ``moved``, ``moved_stored`` and ``moved_shares`` say why these points
+here is more than a record: ``zeros``, ``minima`` and ``shares`` say why these points
 suffice.
 """
 

@@ -1,0 +1,1 @@
+"""The independent checker of proofs: plain fractions, and no code of the prover."""

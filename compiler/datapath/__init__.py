@@ -1,0 +1,1 @@
+"""The HIF datapath in integers: ranges, widths, what is exact, and what never overflows."""
