@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
-from fmtc.compiler.bounds import checker
+from fmtc.compiler.bounds.checker import check as checker
 
 
 def leaf(trials, peaks, weights, split=None, count=3):

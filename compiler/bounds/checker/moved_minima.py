@@ -17,7 +17,7 @@ from ...floats import named_float
 from ...format import Format, ScaleWord
 from .moved_inner import Record, codings, inner_pieces, places_of
 from .single import element_count
-from .words import Coding, ratios, stored_scales
+from .words import Coding, is_binary32, ratios, stored_scales
 
 _BINARY32 = named_float("fp32")
 
@@ -77,6 +77,11 @@ def _level(fmt: Format) -> Fraction:
 
 def domain_of(fmt: Format, regime: str) -> tuple[Fraction, Fraction] | None:
     """The absmaxima for which a minimum's word is normal (or not too large)."""
+    inner = fmt.zero.stored if fmt.zero else None
+    if inner is not None and not is_binary32(inner):
+        ends = [coding.divisor(side) for coding in codings(inner) for side in (1, -1)]
+        top = max(m for m in inner.scale.word.number.magnitudes() if m is not None)
+        return ZERO, top * min(end for end in ends if end)
     word = fmt.zero.word if fmt.zero else None
     if word is None or word.number.mantissa == 23:
         return None

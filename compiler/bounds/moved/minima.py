@@ -281,6 +281,10 @@ def _is_tight(fmt: Format, stores: Stores) -> bool:
 
 def _domain(fmt: Format, regime: str) -> tuple[Fraction, Fraction] | None:
     """From which absmax on a minimum's word is normal, and up to which it does not saturate."""
+    inner = fmt.zero.stored if fmt.zero else None
+    if inner is not None and words_of(inner):
+        reach = min(d for coder in coders_of(inner) for d in (coder.positive, coder.negative) if d)
+        return Fraction(0), reach * inner.scale.word.number.largest
     word = fmt.zero.word if fmt.zero else None
     if word is None or is_fp32_word(word):
         return None
