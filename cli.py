@@ -172,7 +172,8 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
 @click.option("--json", "as_json", is_flag=True, help="The same as --as json.")
 def show(format_name: str, form: str, as_json: bool) -> None:
     """Print a format's datasheet: grids, scale word, layout, every policy, and the worst case."""
-    from . import _bounds, _console, formats
+    from . import _bounds, _console, _datapath, formats
+    from .compiler.datapath.derive import datapath
     from .compiler.describe import datasheet
 
     value = formats.load(format_name)
@@ -180,11 +181,14 @@ def show(format_name: str, form: str, as_json: bool) -> None:
         click.echo(value.source, nl=False)
         return
     sheet = datasheet(value) | {"bounds": _bounds.section(value)}
+    sheet["datapath"] = datapath(value).as_json()
     if form == "json" or as_json:
         _console.json_out(sheet)
     else:
         _console.datasheet(sheet)
         _bounds.worst_case(sheet["bounds"])
+        click.echo()
+        _datapath.show(sheet["datapath"])
 
 
 @cli.command()

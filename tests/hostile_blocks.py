@@ -100,8 +100,6 @@ def _sizes(fmt: Format, count: int, rng: Rng) -> F64:
         normal = [w.value for w in words_of(inner) if w.regime == "normal"]
         reach = float(max(max(c.positive, c.negative) for c in coders_of(inner)))
         first, last = np.log2(float(normal[0]) * reach) + 2, np.log2(float(normal[-1]) * reach) - 3
-        if fmt.zero is not None and fmt.zero.stored is not None:
-            last -= 6  # nor do minima saturate, which are as large as elements
     ends = max(d for c in coders_of(fmt) for d in (c.positive, c.negative))
     return 2.0 ** rng.uniform(first, last, count) * float(ends) * float(unit(fmt))
 

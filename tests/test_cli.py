@@ -255,7 +255,7 @@ def test_show_gives_the_datasheet_as_json(name: str) -> None:
     assert set(sheet) == {
         "name", "title", "use", "check", "cites", "hash", "bpw", "exact_bpw", "extent", "block",
         "tile", "code_bits", "grids", "scale", "zero", "select", "sides", "record", "streams",
-        "choices", "hosting", "bounds",
+        "choices", "hosting", "bounds", "datapath",
     }  # fmt: skip
     assert (sheet["hash"], sheet["bpw"]) == (fmt.content_hash, fmt.bpw)
     table = fmt.decode_table()
