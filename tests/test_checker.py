@@ -17,7 +17,7 @@ from blocks_by_hand import by_hand
 from fmtc import compile_text
 from fmtc.compiler.bounds import checker
 from fmtc.compiler.bounds.checker import words as words_of_checker
-from fmtc.compiler.bounds.checker.check import Rejected, check
+from fmtc.compiler.bounds.checker.check import Rejected, check, check_sealed
 from fmtc.compiler.bounds.derive import derive
 
 CHECKER = Path(checker.__file__).parent
@@ -165,6 +165,20 @@ def test_a_proof_with_one_thing_changed_is_rejected(name):
 def test_every_proof_with_one_thing_changed_is_rejected(name):
     found = survivors(load(name), text_of(name))
     assert [path for path in found if not is_free(path)] == []
+
+
+@pytest.mark.parametrize(("name", "every"), [("nvfp4", 1), ("po2_nf4", 17), ("q4_1", 7)])
+def test_a_sealed_proof_with_any_number_changed_is_rejected(name, every):
+    fmt = fmtc.load(name)
+    text = derive(fmt).sealed()
+    check_sealed(fmt, text)
+    proof = json.loads(text)
+    count = 0
+    for path, value in itertools.islice(mutants(json.loads(text)), 0, None, every):
+        with pytest.raises(Rejected):
+            check_sealed(fmt, changed(proof, path, value))
+        count += 1
+    assert count > 200
 
 
 def block_of(name):

@@ -6,6 +6,7 @@ the format's hash, so that a proof of another text is never taken for one of thi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
@@ -207,6 +208,15 @@ class Proof:
     def as_json(self) -> str:
         """The canonical text of the proof."""
         return json.dumps({"schema": SCHEMA} | _plain(self), separators=(",", ":"))
+
+    def sealed(self) -> str:
+        """The text with a last field, ``digest``: the SHA-256 of what stands before it.
+
+        A few numbers are the prover's to choose (where boxes are cut, what an input reaches): with
+        another one a proof may be as good. The digest makes it this proof and no other.
+        """
+        text = self.as_json()
+        return f'{text[:-1]},"digest":"{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
 
 def _plain(value: Any) -> Any:

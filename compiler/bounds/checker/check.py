@@ -9,6 +9,7 @@ that the choice proves what is claimed.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from .reading import Node, Rejected, read
 from .single import check_cells, check_corners, element_count, pieces, vertices
 from .words import codings, is_binary32, ratios, stored_scales
 
-__all__ = ["Rejected", "check"]
+__all__ = ["Rejected", "check", "check_sealed"]
 
 #: The form of proofs that this checker knows.
 SCHEMA = 1
@@ -73,6 +74,20 @@ def check(fmt: Format, text: str, lemmas: Sequence[Lemma] = ()) -> None:
     for node, lemma in zip(proof["lemmas"].items(len(lemmas)), lemmas, strict=True):
         for item, part in zip(node.items(len(lemma)), lemma, strict=True):
             item.holds(part)
+
+
+def check_sealed(fmt: Format, text: str, lemmas: Sequence[Lemma] = ()) -> None:
+    """Accept a proof as it is written to a file: with the digest of all that it says.
+
+    Raises:
+        Rejected: the proof is wrong, or not the one that its digest is of.
+    """
+    value = read(text).value
+    digest = value.pop("digest", None) if isinstance(value, dict) else None
+    said = json.dumps(value, separators=(",", ":"))
+    if digest != hashlib.sha256(said.encode()).hexdigest():
+        raise Rejected("digest", f"should be that of the proof, and is {digest!r}")
+    check(fmt, said, lemmas)
 
 
 # -- what is to be stated ------------------------------------------------------------------
