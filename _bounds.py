@@ -45,6 +45,7 @@ def prove(formats: Sequence[Format], *, fresh: bool, out: Path | None, as_json: 
 
 def section(fmt: Format) -> dict[str, Any]:
     """The worst case of a format as JSON-ready values: what is proven, or why nothing is."""
+    from .compiler.bounds.domain import domain_sentence
     from .compiler.bounds.proof import Unproven
     from .compiler.bounds.summary import dot_products, footnote, rows
     from .runtime.prove import known_bounds
@@ -52,11 +53,13 @@ def section(fmt: Format) -> dict[str, Any]:
     try:
         bounds = known_bounds(fmt)
     except Unproven as reason:
-        return {"unproven": str(reason), "statements": [], "dot_product": None, "note": ""}
+        nothing: dict[str, Any] = {"statements": [], "dot_product": None, "domain": "", "note": ""}
+        return {"unproven": str(reason)} | nothing
     return {
         "unproven": None,
         "statements": rows(fmt, bounds),
         "dot_product": dot_products(fmt, bounds),
+        "domain": domain_sentence(fmt),
         "note": footnote(bounds),
     }
 
@@ -99,12 +102,14 @@ def _notes(found: dict[str, Any]) -> None:
 
     for line in dot_sentences(found["dot_product"]):
         click.echo(line)
-    if found["note"]:
-        click.echo(click.wrap_text(found["note"], 96))
+    for text in (found["domain"], found["note"]):
+        if text:
+            click.echo(click.wrap_text(text, 96))
 
 
 def values(proven: Proven) -> dict[str, Any]:
     """All of a proven format, as JSON-ready values."""
+    from .compiler.bounds.domain import domain_sentence
     from .compiler.bounds.summary import dot_products, footnote, rows
 
     bounds = proven.bounds
@@ -113,6 +118,7 @@ def values(proven: Proven) -> dict[str, Any]:
         "short": list(proven.short),
         "statements": rows(proven.format, bounds),
         "dot_product": dot_products(proven.format, bounds),
+        "domain": domain_sentence(proven.format),
         "note": footnote(bounds),
     }
 
