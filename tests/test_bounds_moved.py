@@ -148,21 +148,21 @@ def test_every_bound_is_the_largest_height_of_its_points(name):
 
 
 @pytest.mark.parametrize("name", ["int3_asym_g128", "int8_asym_row", "q4_k", *TEMPLATES])
-def test_every_tight_bound_is_reached_to_a_thousandth(name):
+def test_every_bound_is_reached_to_a_thousandth(name):
     witnessed(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_tight_bound_of_every_format_is_reached_to_a_thousandth(name):
+def test_every_bound_of_every_format_is_reached_to_a_thousandth(name):
     witnessed(name)
 
 
 def witnessed(name):
     fmt = load(name)
     for found in proof(name).statements:
-        if not found.tight:
-            continue
+        if found.regime == "subnormal" and name in ("q4_1", "q4_k"):
+            continue  # its error terms are never all at their worst
         witness = moved_witness(fmt, found)
         assert witness is not None, found.name
         x = array_of(witness)

@@ -62,12 +62,54 @@ def test_every_bound_of_a_format_with_one_trial_is_reached(name: str) -> None:
             assert witness.reached <= 1 + statement.slack / statement.bound, statement.name
 
 
+#: Bounds that no known input comes near: the worst of several ways to encode is never the best.
+FAR = {
+    "block_dialect": {"least/least/any"},
+    "four_six": {"absmax/subnormal/clipping", "least/least/any"},
+    "iq4_nl": {"absmax/subnormal/clipping", "least/least/any", "block/regular/any"},
+    "mixfp4": {"absmax/subnormal/rounding", "least/least/any"},
+    "po2_nf4": {"least/least/any"},
+    "po2_sh4": {"least/least/any"},
+    "q4_1": {"absmax/subnormal/rounding", "block/subnormal/any"},
+    "q4_k": {
+        "group/subnormal/rounding", "group/subnormal/clipping", "group_block/subnormal/any"
+    },
+    "razer_weights": {"least/least/any"},
+    "sfp4": {"absmax/subnormal/rounding", "least/least/any"},
+    "sop_pair": {"absmax/subnormal/rounding", "absmax/subnormal/clipping", "least/least/any"},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow if n in TAKES_LONG else ()) for n in names()],
 )
-def test_every_shipped_format_is_proven_and_every_tight_bound_reached(name: str) -> None:
-    assert prove(load(name), fresh=True).short == ()
+def test_every_shipped_format_is_proven_and_its_bounds_are_reached(name: str) -> None:
+    proven = prove(load(name), fresh=True)
+    assert proven.short == ()
+    far = {b.name for b in proven.bounds if b.bound and (b.reached or 0) < ENOUGH}
+    assert far == FAR.get(name, set())
+
+
+#: Formats of one's own that the library has nothing like.
+OWN = {
+    "pair": "block 32 grid a = e2m1 grid b = int 4 { range full } "
+    "scale ue5m3 select 1 bit at field { 0: a, 1: b }",
+    "stored": "block 64 grid nf = codebook 2 { -1, 0, 0.5, 1 } "
+    "scale fp32 { rule absmax over row } as { block 16 grid s = int 8 scale fp32 { rule absmax } }",
+    "point": "block 32 grid a = int 4 { range unsigned } scale bf16 { rule range } zero point",
+    "minimum": "block 32 grid a = int 2 { range unsigned } scale fp16 { rule range } "
+    "zero minimum { word fp16 }",
+    "search": "block 16 grid e2m1 scale e4m3 { rule absmax search 2 tensor fp32 }",
+    "alone": "block 1 grid e2m1 scale ue4m3",
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_formats_of_ones_own_are_proven(name: str) -> None:
+    proven = prove(compile_text(f"format mine {{ {OWN[name]} }}", "mine.fmt"), fresh=True)
+    assert proven.short == ()
+    assert len(proven.bounds) >= 2
 
 
 @pytest.mark.parametrize("name", ["nvfp4", "hif7_s1e5m5", "four_six", "e4m3_row", "split87"])

@@ -22,7 +22,9 @@ def derive(fmt: Format) -> Proof:
         Unproven: no bound of such a format is known.
     """
     if fmt.zero is not None or fmt.scale.stored is not None:
-        return Proof(fmt.name, fmt.content_hash, tuple(moved_statements(fmt)))
+        # Their errors may not all be at their worst in one block: near the suprema, no more.
+        moved = (replace(s, tight=s.measure == "zero") for s in moved_statements(fmt))
+        return Proof(fmt.name, fmt.content_hash, tuple(moved))
     coders = coders_of(fmt)
     if any(not coder.positive or not coder.negative for coder in coders):
         raise Unproven(

@@ -195,7 +195,11 @@ def _corner(
 
 
 def element_statements(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
-    """What one element may lose, at worst, whichever trial its block takes."""
+    """What one element may lose, at worst, whichever trial its block takes.
+
+    Of several trials the worst may never be the best for a block: the bound is then one, but not
+    surely the least.
+    """
     for regime in (NORMAL, SUBNORMAL):
         spans = [ratios_of(fmt, regime, coder.step) for coder in coders]
         for measure, kinds in _MEASURES[regime]:
@@ -203,7 +207,7 @@ def element_statements(fmt: Format, coders: Sequence[Coder]) -> Iterator[Stateme
                 cells = _all_cells(fmt, coders, spans, measure, kind)
                 if cells:
                     found = element_statement(fmt, measure, regime, kind, cells)
-                    yield replace(found, tight=is_reached(fmt, coders, regime))
+                    yield replace(found, tight=len(coders) == 1)
     yield from _least(fmt, coders)
 
 
@@ -230,17 +234,6 @@ def _all_cells(
         for trial, coder in enumerate(coders)
         for cell in element_cells(fmt, trial, coder, spans[trial], measure, kind)
     )
-
-
-def is_reached(fmt: Format, coders: Sequence[Coder], regime: str) -> bool:
-    """Whether an element's supremum over the trials is surely one over what blocks choose.
-
-    A block of several trials has to be made to take the worst one. The others of its elements
-    can do that where grids and targets are chosen among under regular scales; near the least
-    scale, or where scales are searched for, the worst trial may never be the best.
-    """
-    searched = fmt.scale.search > 0 or fmt.scale.both_signs
-    return len(coders) == 1 or (regime == NORMAL and not searched)
 
 
 def block_statements(fmt: Format, coder: Coder) -> Iterator[Statement]:
@@ -280,5 +273,5 @@ def _least(fmt: Format, coders: Sequence[Coder]) -> Iterator[Statement]:
         # The unit is the asked scale where codes are chosen under it.
         bound = max(bound, reach if wanted else first.low / first.value * reach)
     more = slack(fmt, "least", bound)
-    tight = is_reached(fmt, coders, LEAST)
+    tight = len(coders) == 1
     yield Statement("least", LEAST, ANY, bound, more, tight, cells=cells)

@@ -12,6 +12,9 @@ from ..format import Format
 from .proof import Proof
 from .slack import element_count
 
+#: The share of a bound from which on an input shows that it is hardly above the supremum.
+NEAR = 0.999
+
 #: An exact bound is shown where it is no longer than this.
 _SHORT = 12
 
@@ -115,7 +118,7 @@ def _row(fmt: Format, bound: Bound) -> dict[str, Any]:
         "short": exact if len(exact) <= _SHORT else None,
         "unit": _unit(fmt, measure),
         "slack": bound.slack,
-        "tight": bound.tight,
+        "tight": is_near(bound),
         "reached": bound.reached,
     }
 
@@ -164,15 +167,23 @@ def _unit(fmt: Format, measure: str) -> str:
     }.get(measure, f"absmax of its {owner}")
 
 
+def is_near(bound: Bound) -> bool:
+    """Whether a bound is the supremum, or an input comes within a thousandth of it."""
+    return bound.tight or (bound.reached is not None and bound.reached >= NEAR)
+
+
 def footnote(bounds: Sequence[Bound]) -> str:
     """What binary32 adds to the bounds, in a sentence."""
     shares = [bound.slack / float(bound.bound) for bound in bounds if bound.bound]
     if not shares:
         return ""
     whole = any(bound.measure.endswith("block") for bound in bounds)
-    above = "" if all(bound.tight for bound in bounds) else " (with <=, or above them)"
+    kind = "exact suprema"
+    if not all(bound.tight for bound in bounds):
+        kind = "suprema, exact or at most a thousandth above,"
+    above = "" if all(map(is_near, bounds)) else " (with <=, perhaps far above)"
     return (
-        f"Bounds are exact suprema in real arithmetic{above}; the roundings of binary32 add at "
+        f"Bounds are {kind} in real arithmetic{above}; the roundings of binary32 add at "
         f"most {max(shares):.1e} of each, where nothing is subnormal in binary32 or overflows."
         + ("" if whole else " What whole blocks may lose `fmtc prove` finds.")
     )
@@ -213,12 +224,13 @@ def dot_sentences(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return []
     lines = []
-    if found["block"] is not None:
+    if found["block"] is not None and found["block_elements"] > 1:
         lines.append(
             f"dot product over {found['block_elements']} elements of a block: "
-            f"|w.x - w'.x| <= {found['block']:g} * absmax(w) * |x|"
+            f"|w.x - w'.x| <= {found['block']:g} * absmax(w) * |x| (under a normal scale)"
         )
     lines.append(
         f"dot product over K elements: |w.x - w'.x| <= {found['row']:g} * sqrt(K) * absmax(w) * |x|"
+        " (under normal scales)"
     )
     return lines

@@ -41,7 +41,8 @@ def has_boxes(fmt: Format) -> bool:
     is asked, and the absmax decides.
     """
     nearest = fmt.scale.codes == "stored" and fmt.policies.offset is None
-    if element_count(fmt) is None or not nearest or fmt.policies.error != "squared":
+    plain = fmt.policies.error == "squared" and not fmt.scale.search
+    if element_count(fmt) is None or not nearest or not plain:
         return False
     return one_peak(fmt) if is_binary32(fmt) else _binade(fmt) is not None
 

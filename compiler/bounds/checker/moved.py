@@ -73,7 +73,7 @@ def check_moved(fmt: Format, fields: dict[str, Node], claim: MovedClaim) -> None
         fields["moved"].items(len(expected.records)), expected.records, strict=True
     ):
         check_record(node, record)
-    fields["tight"].holds(expected.tight)
+    fields["tight"].holds(False)  # near the supremum, as an input may show, and not surely it
     if expected.domain is None:
         fields["domain"].holds(None)
     else:

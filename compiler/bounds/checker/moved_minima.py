@@ -112,6 +112,8 @@ def _misses(fmt: Format, regime: str) -> tuple[_Miss, _Miss] | None:
         lost = _missed_by_format(zero.stored, regime, zero.center or not zero.negated)
     elif zero is not None and zero.word is not None:
         subnormal = regime == "subnormal" and bool(stored_scales(fmt))
+        if subnormal and scale.codes == "stored":
+            return None
         if subnormal and zero.word.number not in (scale.word.number, _BINARY32):
             return None
         least = (zero.word.number.magnitude(1) or ZERO) * _level(fmt) if subnormal else ZERO

@@ -51,7 +51,7 @@ def block_statement(fmt: Format) -> Statement | None:
     """
     if fmt.scale.codes == "wanted" or fmt.policies.offset is not None:
         return None
-    if fmt.policies.error != "squared":
+    if fmt.policies.error != "squared" or fmt.scale.search:
         return None
     coders = coders_of(fmt)
     roots = [solve(place, ()) for place in places(fmt, coders)]

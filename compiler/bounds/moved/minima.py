@@ -158,6 +158,8 @@ def stores_of(fmt: Format, regime: str) -> Stores | None:
     if zero.stored is not None:
         lost = inner_store(zero.stored, regimes, not zero.negated or zero.center)
     elif zero.word is not None:
+        if least and scale.codes == "stored" and words_of(fmt):
+            return None  # a coarse scale decides the codes: nothing is known
         if least and not (is_fp32_word(zero.word) or zero.word.number == scale.word.number):
             return None  # below their normal numbers two words do not go together
         finest = (zero.word.number.magnitude(1) or Fraction(0)) * _level(fmt) if least else 0

@@ -269,6 +269,8 @@ def _error(
         return abs(decoded) / unit
     # Where the zero is moved, an element's place in the grid is not its share of the scale.
     if statement.measure != "least" and outcome.fmt.zero is None:
+        if not scale:
+            return None  # a scale that was stored as zero is another regime's
         y = x / scale * _sign(outcome, place)
         if not _speaks(statement, _coder(outcome, place), y):
             return None
