@@ -25,7 +25,7 @@ _LEAST, _DECADE = 1e-5, 10
 #: A gain below this has vanished.
 _VANISHED = 1e-3
 
-_EXACT = "scales are exact: what rounding them to stored words adds is left out"
+_EXACT = "scales are exact (rounding them to stored words is left out), weights of errors are 1"
 
 
 @dataclass(frozen=True, slots=True)

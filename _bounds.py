@@ -23,6 +23,8 @@ def prove(formats: Sequence[Format], *, fresh: bool, out: Path | None, as_json: 
     from .runtime.prove import ProofFailed
     from .runtime.prove import prove as prove_format
 
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is known at once
     rows: list[dict[str, Any]] = []
     for fmt in formats:
         try:
@@ -45,6 +47,7 @@ def prove(formats: Sequence[Format], *, fresh: bool, out: Path | None, as_json: 
 
 def section(fmt: Format) -> dict[str, Any]:
     """The worst case of a format as JSON-ready values: what is proven, or why nothing is."""
+    from .compiler.bounds.choice.search import is_served
     from .compiler.bounds.domain import domain_sentence
     from .compiler.bounds.proof import Unproven
     from .compiler.bounds.summary import dot_products, footnote, rows
@@ -60,7 +63,7 @@ def section(fmt: Format) -> dict[str, Any]:
         "statements": rows(fmt, bounds),
         "dot_product": dot_products(fmt, bounds),
         "domain": domain_sentence(fmt),
-        "note": footnote(bounds),
+        "note": footnote(bounds, more=is_served(fmt)),
     }
 
 

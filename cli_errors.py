@@ -133,8 +133,13 @@ def analyze(
 )
 @click.option("--block", type=click.IntRange(1, 65536), metavar="N", help="Instead of its own.")
 @json_option
+@click.pass_context
 def expect(
-    format_names: tuple[str, ...], law_names: tuple[str, ...], block: int | None, as_json: bool
+    ctx: click.Context,
+    format_names: tuple[str, ...],
+    law_names: tuple[str, ...],
+    block: int | None,
+    as_json: bool,
 ) -> None:
     """Print expected errors: the MSE of random blocks, derived and not sampled.
 
@@ -151,14 +156,16 @@ def expect(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--law") from error
     rows: list[dict[str, Any]] = []
+    refused: list[str] = []
     with _console.progress("integrating", len(format_names)) as step:
         for name in format_names:
             value = formats.load(name)
             step(value.name)
             try:
                 found = {str(each): figure(value, each, block) for each in laws}
-            except NotDerivable as reason:
-                raise click.UsageError(str(reason)) from reason
+            except NotDerivable as error:
+                refused.append(str(error))
+                continue
             first = next(iter(found.values()))
             figures = {
                 key: {"mse": each.value, "error": each.error}
@@ -169,7 +176,11 @@ def expect(
             rows.append(
                 {"format": value.name, "block": first.block, **figures, "method": first.method}
             )
-    _console.table(rows, as_json=as_json)
+    if rows or as_json:
+        _console.table(rows, as_json=as_json)
+    for reason in refused:
+        click.echo(f"error: {reason}", err=True)
+    ctx.exit(2 if refused else 0)
 
 
 def _block_sizes(text: str | None) -> tuple[int, ...]:

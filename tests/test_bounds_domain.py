@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from fmtc.compiler.bounds.domain import domain_of, domain_sentence
 from fmtc.compiler.bounds.words import NORMAL, words_of
+from fmtc.compiler.resolve import compile_text
+from fmtc.runtime.format import Format
 
 
 def encoded(name: str, absmax: float) -> tuple[Fraction, Fraction]:
@@ -50,3 +52,16 @@ def test_powers_of_two_never_saturate_and_binary32_has_no_domain() -> None:
     assert "no block saturates" in domain_sentence(fmtc.load("mxfp4"))
     assert domain_sentence(fmtc.load("nf4")) == ""
     assert "times the second level" in domain_sentence(fmtc.load("nvfp4"))
+
+
+def test_sides_that_differ_are_only_said_to_saturate_perhaps() -> None:
+    text = "format a { block 16 grid c = codebook 2 { -8, -1, 0, 6 } scale ue4m3 { rule absmax } }"
+    fmt = compile_text(text, "a.fmt")
+    found = domain_of(fmt)
+    assert found is not None
+    assert not found.exact
+    assert "may saturate" in domain_sentence(fmt)
+    x = np.zeros((3, 16), np.float32)
+    x[:, 0] = (3000.0, -3000.0, -1e6)
+    decoded = Format.of(fmt).quantize(x, backend="reference").dequantize(backend="reference")
+    assert np.abs(decoded).max() <= found.end

@@ -1,7 +1,7 @@
 """The words of a format's hardware: their fields and widths.
 
 The Verilog modules declare these widths and the golden vectors fill them: this is the one
-place that both read. What the numbers reach is ``compiler.bounds.datapath``'s to say.
+place that both read. What the numbers reach is ``compiler.datapath``'s to say.
 """
 
 from __future__ import annotations

@@ -20,11 +20,14 @@ class Domain:
         most: up to here no scale saturates; None where no binary32 block is larger.
         end: the largest magnitude that is decoded: what an element of a saturated block has
             beyond it is lost.
+        exact: whether these are the limits of every block, and not only safe ones: one way to
+            encode, and both sides of the grid alike.
     """
 
     normal: Fraction
     most: Fraction | None
     end: Fraction
+    exact: bool
 
 
 def domain_of(fmt: Format) -> Domain | None:
@@ -40,8 +43,12 @@ def domain_of(fmt: Format) -> Domain | None:
     ratio = spans[-1].high if spans else Fraction(1)
     first = next((w for w in words if w.regime == NORMAL), words[0])
     most = usable[-1].value * ratio * min(divisors)
+    alike = all({-v for v in c.values} == set(c.values) for c in coders)
     return Domain(
-        first.low * max(divisors), most if most < FP32_MAX else None, usable[-1].value * end
+        first.low * max(divisors),
+        most if most < FP32_MAX else None,
+        usable[-1].value * end,
+        alike and len(set(divisors)) == 1 and len(coders) == 1,
     )
 
 
@@ -58,9 +65,12 @@ def domain_sentence(fmt: Format) -> str:
     name = fmt.scale.word.name
     below = "subnormal" if any(w.regime == SUBNORMAL for w in words_of(fmt)) else "the least"
     text = f"{name} scales are normal for absmaxima from {float(found.normal):.6g}{unit}"
-    text += f", {below} under that; "
+    text += f", {'' if found.exact else 'perhaps '}{below} under that; "
     if found.most is None:
         return text + "no block saturates."
     most, end = float(found.most), float(found.end)
-    text += f"blocks above {most:.6g} saturate: elements end at {end:.6g} and lose what is beyond."
-    return text
+    if not found.exact:
+        return text + f"blocks above {most:.6g} may saturate: no element decodes to over {end:.6g}."
+    return text + (
+        f"blocks above {most:.6g} saturate: elements end at {end:.6g} and lose what is beyond."
+    )

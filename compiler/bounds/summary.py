@@ -163,7 +163,7 @@ def _unit(fmt: Format, measure: str) -> str:
         "scale": f"its {scale}",
         "self": "itself",
         "least": f"the least {scale}" if scale == "scale" else f"its {scale}",
-        "zero": "1" if fmt.scale.tensor == "none" else "the second level",
+        "zero": "absolute" if fmt.scale.tensor == "none" else "the second level",
     }.get(measure, f"absmax of its {owner}")
 
 
@@ -172,20 +172,20 @@ def is_near(bound: Bound) -> bool:
     return bound.tight or (bound.reached is not None and bound.reached >= NEAR)
 
 
-def footnote(bounds: Sequence[Bound]) -> str:
-    """What binary32 adds to the bounds, in a sentence."""
+def footnote(bounds: Sequence[Bound], *, more: bool = False) -> str:
+    """What binary32 adds to the bounds, in a sentence; and, with ``more``, who finds the rest."""
     shares = [bound.slack / float(bound.bound) for bound in bounds if bound.bound]
     if not shares:
         return ""
     whole = any(bound.measure.endswith("block") for bound in bounds)
     kind = "exact suprema"
     if not all(bound.tight for bound in bounds):
-        kind = "suprema, exact or at most a thousandth above,"
-    above = "" if all(map(is_near, bounds)) else " (with <=, perhaps far above)"
+        kind = "exact suprema or at most a thousandth above them"
+    far = "" if all(map(is_near, bounds)) else " Those with <= may lie further above."
     return (
-        f"Bounds are {kind} in real arithmetic{above}; the roundings of binary32 add at "
+        f"Bounds are {kind}, in real arithmetic.{far} The roundings of binary32 add at "
         f"most {max(shares):.1e} of each, where nothing is subnormal in binary32 or overflows."
-        + ("" if whole else " What whole blocks may lose `fmtc prove` finds.")
+        + (" What whole blocks may lose `fmtc prove` finds." if more and not whole else "")
     )
 
 

@@ -43,15 +43,19 @@ _SPECK = 1e-6
 _GRAIN = 1 << 22
 
 
+def is_served(fmt: Format) -> bool:
+    """Whether codes are the nearest under the stored scale, and what is chosen is not searched."""
+    nearest = fmt.scale.codes == "stored" and fmt.policies.offset is None
+    return nearest and fmt.policies.error == "squared" and not fmt.scale.search
+
+
 def block_statement(fmt: Format) -> Statement | None:
     """The bound of a block's squared error, over absmax^2, of a format with several trials.
 
     None where codes are not the nearest under the stored scale, where the choice weighs errors,
     or where the word's table does not repeat.
     """
-    if fmt.scale.codes == "wanted" or fmt.policies.offset is not None:
-        return None
-    if fmt.policies.error != "squared" or fmt.scale.search:
+    if not is_served(fmt):
         return None
     coders = coders_of(fmt)
     roots = [solve(place, ()) for place in places(fmt, coders)]
@@ -151,7 +155,9 @@ def _fractional(node: Node, near: Fraction) -> tuple[Fraction, Fraction, int] | 
             if i != edge and abs(beside - points[i]) < near:
                 following = place + step
                 beside = points[live[following] if 0 <= following < len(live) else edge]
-            ends.append(points[i] if beside == points[i] else between(*sorted((beside, points[i]))))
+            pair = sorted((beside, points[i]))
+            end = between(pair[0], pair[1]) if pair[0] < pair[1] else points[i]
+            ends.append(_clear(node.place, end))
         low, high = ends
         worth = part * float(high - low)
         if (low, high, below) not in known and (best is None or worth > best[0]):
