@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .runtime.checkpoint import read_checkpoint, write_checkpoint
     from .runtime.errors import CorruptFile, MissingPackage, RefusedInput, UnusableModel
     from .runtime.format import Format, load
+    from .runtime.prove import prove
     from .runtime.quantized import QuantizedTensor
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "UnusableModel": ".runtime.errors",
     "load": ".runtime.format",
     "names": ".formats",
+    "prove": ".runtime.prove",
     "read_checkpoint": ".runtime.checkpoint",
     "write_checkpoint": ".runtime.checkpoint",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "compile_text",
     "load",
     "names",
+    "prove",
     "read_checkpoint",
     "write_checkpoint",
 ]
