@@ -25,6 +25,9 @@ _LEAST, _DECADE = 1e-5, 10
 #: A gain below this has vanished.
 _VANISHED = 1e-3
 
+#: Sizes that a law of the gain's fall is read from, at least.
+_SIZES = 4
+
 _EXACT = "scales are exact (rounding them to stored words is left out), weights of errors are 1"
 
 
@@ -194,7 +197,8 @@ def _limit(curve: Sequence[Gain], decay: float | None) -> str:
     now = f"{_percent(last.certain)} % at {last.block:,}"
     if last.certain < _VANISHED:
         return f"large blocks: the gain vanishes, {now}"
-    if decay is None or decay <= 0 or last.error > last.gain / 5:
+    known = len(curve) >= _SIZES and decay is not None and last.error <= last.gain / 5
+    if not known or decay is None or decay <= 0:
         return f"large blocks: the gain is {now}; larger --blocks would show how it falls"
     return f"large blocks: the gain falls as block^-{decay:.2f} and is {now}"
 
