@@ -106,7 +106,7 @@ class WrongEngine(ReferenceEngine):
         return self._spoilt(super().encode_given(x, scales, selects, zeros), x.shape[1])
 
     def encode(self, x: F32, level: object) -> dict[str, U8]:
-        streams = super().encode(x, level)  # type: ignore[arg-type]
+        streams = super().encode(x, level)
         return {**streams, "codes": self._spoilt(streams["codes"], x.shape[1])}
 
     def _spoilt(self, octets: U8, length: int) -> U8:
@@ -153,7 +153,7 @@ def test_a_back_end_that_stores_other_bytes_fails_although_it_is_no_engine() -> 
 
     class Late(ReferenceBackend):
         def encode(self, x: F32, *rest: object) -> dict[str, U8]:
-            return {k: np.roll(v, 1, axis=1) for k, v in super().encode(x, *rest).items()}  # type: ignore[arg-type]
+            return {k: np.roll(v, 1, axis=1) for k, v in super().encode(x, *rest).items()}
 
     with pytest.raises(fmtc.testing.Mismatch):
         fmtc.testing.check(fmt, backend=Late(fmt), examples=20)

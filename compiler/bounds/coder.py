@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -42,6 +43,22 @@ class Coder:
     def floor(self) -> Fraction:
         """A block's absmax is at least this times its asked scale."""
         return min(self.reach(end) for end in self.ends)
+
+    def spans(
+        self, bottom: Fraction, top: Fraction, *, inside: bool
+    ) -> Iterator[tuple[Fraction, Fraction, Fraction]]:
+        """Every value with the ends of the elements from ``bottom`` to ``top`` that take it.
+
+        ``inside``: of those between the grid's ends, else of those beyond them.
+        """
+        low, high = self.values[0], self.values[-1]
+        for i, value in enumerate(self.values):
+            start = max(self.edges[i - 1] if i else bottom, bottom)
+            stop = min(self.edges[i] if i < len(self.edges) else top, top)
+            parts = [(start, min(stop, low)), (max(start, high), stop)]
+            for a, b in [(max(start, low), min(stop, high))] if inside else parts:
+                if a < b or (a == b and inside):
+                    yield value, a, b
 
     def nearest(self, y: Fraction) -> tuple[Fraction, ...]:
         """The value that y takes: the two beside an edge."""

@@ -52,7 +52,7 @@ def _decide(statement: Statement) -> int:
             if found != _rational(height):
                 raise NotProven(f"{statement.name}: {found} at {y}, not {height}")
     for height in heights(statement):
-        if not (_rational(height) <= bound) == True:  # noqa: E712 - SymPy's truth
+        if not _rational(height) <= bound:
             raise NotProven(f"{statement.name}: {height} is above {statement.bound}")
         count += 1
     return count
@@ -109,7 +109,7 @@ def _agree(found: Any, wanted: Any, what: str) -> None:
 
 
 def _true(claim: Any, what: str) -> None:
-    if claim != True:  # noqa: E712 - SymPy's truth, not Python's
+    if not claim:  # None is undecided; of an open relation SymPy refuses a truth value
         raise NotProven(f"{what}: {claim}")
 
 

@@ -388,18 +388,9 @@ def _wanted_error(place: _Place, y: Fraction, value: Fraction) -> Fraction:
 
 def _ends(coder: Coder, reach: Fraction, kind: str) -> Iterator[tuple[Fraction, Fraction]]:
     """Values and the ends of their elements: between the grid's ends, or beyond them."""
-    low, high = coder.values[0], coder.values[-1]
-    for i, value in enumerate(coder.values):
-        start = max(coder.edges[i - 1] if i else Fraction(0), Fraction(0))
-        stop = min(coder.edges[i] if i < len(coder.edges) else reach, reach)
-        if kind == ROUNDING:
-            spans = [(max(start, low), min(stop, high))]
-        else:
-            spans = [(start, min(stop, low)), (max(start, high), stop)]
-        for a, b in spans:
-            if a < b or (a == b and kind == ROUNDING):
-                yield value, a
-                yield value, b
+    for value, a, b in coder.spans(Fraction(0), reach, inside=kind == ROUNDING):
+        yield value, a
+        yield value, b
 
 
 def _clipped(coder: Coder, place: _Place) -> list[tuple[Fraction, Fraction, Fraction]]:

@@ -153,19 +153,10 @@ def _places(
 
 def piece_ends(coder: Coder, reach: Fraction, unit: Fraction, kind: str) -> Iterator[Place]:
     """The ends of the elements that every value stands for, within ``reach``."""
-    low, high = coder.values[0], coder.values[-1]
     top, bottom = reach * coder.positive, -reach * coder.negative
-    for i, value in enumerate(coder.values):
-        start = max(coder.edges[i - 1] if i else bottom, bottom)
-        stop = min(coder.edges[i] if i < len(coder.edges) else top, top)
-        if kind == ROUNDING:
-            spans = [(max(start, low), min(stop, high))]
-        else:
-            spans = [(start, min(stop, low)), (max(start, high), stop)]
-        for a, b in spans:
-            if a < b or (a == b and kind == ROUNDING):
-                yield a * unit, value
-                yield b * unit, value
+    for value, a, b in coder.spans(bottom, top, inside=kind == ROUNDING):
+        yield a * unit, value
+        yield b * unit, value
 
 
 def _blocks(fmt: Format, trial: int, coder: Coder, cell: Folded) -> Iterator[Share]:
