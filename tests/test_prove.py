@@ -409,7 +409,9 @@ def test_show_prints_the_worst_case(mine: Path) -> None:
         assert sheet["bounds"]["dot_product"]["block"] > 0.69
 
 
-def test_show_says_why_nothing_is_proven(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_says_why_nothing_is_proven(
+    mine: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fmtc.compiler.bounds.proof import Unproven
 
     def refuse(*_: object) -> None:
@@ -420,3 +422,4 @@ def test_show_says_why_nothing_is_proven(mine: Path, monkeypatch: pytest.MonkeyP
     assert done.exit_code == 0
     assert "nothing is proven: its blocks have no absmax" in done.output
     assert json.loads(run("show", mine, "--json").output)["bounds"]["statements"] == []
+    assert not (cache / "proofs").exists()
