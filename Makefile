@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-slow lint golden format bench bench-gpu clean
+.PHONY: help setup tools demo test test-slow lint golden format bench-cpu bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | sort
@@ -23,16 +23,19 @@ $(STAMP): pyproject.toml
 	mkdir -p $(VENV)/pkg && ln -sfn ../.. $(VENV)/pkg/fmtc
 	touch $(STAMP)
 
-# The RTL tools are the system's. Where apt may not run, the tests that need them are skipped.
-tools: ## install the RTL simulator and linter where apt may
-	@if command -v iverilog >/dev/null && command -v verilator >/dev/null; then :; \
+# These are the system's. Where apt may not run, the tests that need them are skipped.
+COMMANDS := iverilog verilator valgrind aarch64-linux-gnu-gcc qemu-aarch64
+PACKAGES := iverilog verilator valgrind gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+
+tools: ## install simulators, valgrind and the ARM compiler where apt may
+	@have() { for c in $(COMMANDS); do command -v $$c >/dev/null || return 1; done; }; \
+	if have; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iverilog verilator >/dev/null; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
 	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
-	  sudo -n apt-get update -qq && sudo -n apt-get install -y -qq iverilog verilator >/dev/null; \
+	  sudo -n apt-get update -qq && sudo -n apt-get install -y -qq $(PACKAGES) >/dev/null; \
 	fi; \
-	command -v iverilog >/dev/null && command -v verilator >/dev/null || \
-	  echo "RTL checks will be skipped; to run them: sudo apt-get install iverilog verilator"
+	have || echo "some checks will be skipped; to run them: sudo apt-get install $(PACKAGES)"
 
 demo: setup tools ## quantize a real model with every shipped format and verify the RTL
 	$(BIN)/python -m fmtc.demo
@@ -59,8 +62,8 @@ format: setup ## let ruff rewrite the sources, and fmtc the .fmt files
 	$(BIN)/ruff format .
 	$(BIN)/fmtc fmt formats/*/*.fmt
 
-bench: setup ## measure the CPU back ends beside their peers
-	$(BIN)/python bench/cpu.py
+bench-cpu: setup ## measure the CPU kernels beside memory and peers (ARGS="--all --write")
+	$(BIN)/python -m fmtc.bench.cpu $(ARGS)
 
 bench-gpu: setup ## measure the GPU kernels beside their peers (needs CUDA)
 	$(BIN)/python bench/gpu.py

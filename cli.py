@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .runtime.format import Format
 
 TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
-BACKENDS = ("auto", "reference", "c", "triton")
+BACKENDS = ("auto", "reference", "c", "numba", "triton")
 
 
 class _Commands(click.Group):

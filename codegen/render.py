@@ -20,11 +20,12 @@ def _environment(target: str) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        optimized=False,  # a template is rendered once or twice: folding constants costs more
         autoescape=False,  # noqa: S701 - the output is code, and only identifiers and numbers enter it
     )
 
 
-def render(target: str, template: str, **values: Any) -> str:
+def render(target: str, template: str, /, **values: Any) -> str:
     """Render ``codegen/<target>/templates/<template>``; a value that is not given is an error.
 
     Values that come from a user's file must be identifiers, numbers or ``comment_safe`` text.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .blockwork import NUMPY, BlockWork, in_order, order_of
 from .format import Format
 from .thresholds import F32
 
@@ -47,12 +48,6 @@ class Arrangement:
             return (min(1, self.rows), min(1, self.length))
         return (-(-self.rows // self.tile), self.pieces)
 
-    def padded(self, x: F32) -> F32:
-        """float32 [rows, pieces, unit]; a short piece repeats its last element."""
-        spare = self.pieces * self.unit - self.length
-        full = np.pad(x, ((0, 0), (0, spare)), mode="edge") if spare else x
-        return full.reshape(self.rows, self.pieces, self.unit)
-
     def reduce(self, ufunc: np.ufunc, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Values of pieces to values of blocks by ``np.maximum``, ``np.add`` and the like."""
         if values.size == 0:
@@ -81,7 +76,7 @@ class Peaks:
 
     Attributes:
         positive, negative: the largest max(x, 0) and max(-x, 0).
-        low, high: the least and the largest element.
+        low, high: the least and the largest element, -0 below +0.
         first_negative: whether the first element of largest magnitude is negative.
         broken: whether the block holds a NaN (whose other values mean nothing).
     """
@@ -111,26 +106,37 @@ class Peaks:
         return np.maximum(self.positive, self.negative)
 
 
-def peaks_of(arrangement: Arrangement, x: F32) -> Peaks:
-    """The peaks of every block of float32 [rows, length]."""
-    pieces = arrangement.padded(x)
-    reduce = arrangement.reduce
-    broken = np.isnan(pieces).any(axis=2)
-    with np.errstate(invalid="ignore"):
-        low, high = pieces.min(axis=2), pieces.max(axis=2)
-    zero = np.float32(0)
-    sizes = np.maximum(high, -low)
-    first = np.abs(pieces).argmax(axis=2)
-    negative = np.signbit(np.take_along_axis(pieces, first[..., None], axis=2)[..., 0])
+def peaks_of(
+    arrangement: Arrangement, x: F32, blocks: BlockWork = NUMPY, signed: bool = True
+) -> Peaks:
+    """The peaks of every block of C-contiguous float32 [rows, length].
+
+    Args:
+        arrangement: how they fall into blocks.
+        x: the elements.
+        blocks: looks at them.
+        signed: whether ``first_negative`` counts; else it says nothing.
+    """
+    found = blocks.peaks(x, arrangement.unit)
+    low, high, negative, broken = found.low, found.high, found.first_negative, found.broken
     if arrangement.extent != "block" or arrangement.tile > 1:
-        negative = _first_sign(arrangement, sizes, negative)
+        reduce = arrangement.reduce
+        sizes = np.maximum(high, -low)
+        nothing = np.zeros(arrangement.block_shape, np.bool_)
+        negative = _first_sign(arrangement, sizes, negative) if signed else nothing
+        broken = np.asarray(reduce(np.logical_or, broken), np.bool_)
+        least = np.asarray(reduce(np.minimum, order_of(low)), np.int32)
+        most = np.asarray(reduce(np.maximum, order_of(high)), np.int32)
+        low = np.where(broken, np.float32(np.nan), in_order(least))
+        high = np.where(broken, np.float32(np.nan), in_order(most))
+    zero = np.float32(0)
     return Peaks(
-        positive=np.asarray(reduce(np.maximum, np.maximum(high, zero)), np.float32),
-        negative=np.asarray(reduce(np.maximum, np.maximum(-low, zero)), np.float32),
-        low=np.asarray(reduce(np.minimum, low), np.float32),
-        high=np.asarray(reduce(np.maximum, high), np.float32),
+        positive=np.maximum(high, zero),
+        negative=np.maximum(-low, zero),
+        low=low,
+        high=high,
         first_negative=negative,
-        broken=np.asarray(reduce(np.logical_or, np.asarray(broken)), np.bool_),
+        broken=broken,
     )
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrange import Peaks
+from .blockwork import NUMPY, BlockWork
 from .format import Zero
 from .reference import block_scales, fp32_scale, select_bits
 from .thresholds import F32, side_thresholds
 from .view import Trial, View
+from .view_arrays import scale_ranks
 
 U32 = NDArray[np.uint32]
 Mask = NDArray[np.bool_]
@@ -38,7 +40,9 @@ class Chosen:
     valid: Mask
 
 
-def choose(view: View, trial: Trial, peaks: Peaks, multiplier: float) -> Chosen:
+def choose(
+    view: View, trial: Trial, peaks: Peaks, multiplier: float, blocks: BlockWork = NUMPY
+) -> Chosen:
     """The scale that one trial gives every block.
 
     Args:
@@ -46,6 +50,7 @@ def choose(view: View, trial: Trial, peaks: Peaks, multiplier: float) -> Chosen:
         trial: grid, target, sign and nudge.
         peaks: of the blocks; broken ones get NaN where the word has one.
         multiplier: the second level (``TensorLevel.multiplier``).
+        blocks: does the searching and decoding.
     """
     positive, negative = _sides(view, trial, peaks)
     if view.scale.is_fp32:
@@ -55,14 +60,14 @@ def choose(view: View, trial: Trial, peaks: Peaks, multiplier: float) -> Chosen:
         )
         valid = np.ones(positive.shape, np.bool_)
     else:
-        magnitude, valid = _table_magnitude(view, trial, positive, negative, multiplier)
-    if view.scale.nan_magnitude is not None:
+        magnitude, valid = _table_magnitude(view, trial, positive, negative, multiplier, blocks)
+    if view.scale.nan_magnitude is not None and peaks.broken.any():
         magnitude = np.where(peaks.broken, np.uint32(view.scale.nan_magnitude), magnitude)
-    words = (magnitude << np.uint32(view.scale.magnitude_lsb)).astype(np.uint32)
+    words = magnitude << np.uint32(view.scale.magnitude_lsb)
     words |= np.uint32(select_bits(view, trial.grid))
-    if view.scale.sign_bit is not None:
+    if view.scale.sign_bit is not None and (view.scale.signed_rule or trial.flip):
         words |= _signs(view, trial, peaks).astype(np.uint32) << np.uint32(view.scale.sign_bit)
-    return Chosen(words, block_scales(view, words, multiplier), valid)
+    return Chosen(words, block_scales(view, words, multiplier, blocks), valid)
 
 
 def _sides(view: View, trial: Trial, peaks: Peaks) -> tuple[F32, F32]:
@@ -77,25 +82,38 @@ def _sides(view: View, trial: Trial, peaks: Peaks) -> tuple[F32, F32]:
 
 
 def _signs(view: View, trial: Trial, peaks: Peaks) -> Mask:
-    if view.scale.signed_rule:
-        asked: Mask = peaks.first_negative != view.grids[trial.grid].end_is_negative
-        # Under a scale that is stored as it is wanted, zeros keep the sign of x* / t*.
-        keeps_zeros = view.format.scale.codes == "wanted"
-        return np.logical_and(asked, keeps_zeros or peaks.largest > 0)
-    return np.full(peaks.positive.shape, trial.flip)
+    """Which scales are negative, of a rule or a trial that has such."""
+    if not view.scale.signed_rule:
+        return np.ones(peaks.positive.shape, np.bool_)
+    asked: Mask = peaks.first_negative != view.grids[trial.grid].end_is_negative
+    # Under a scale that is stored as it is wanted, zeros keep the sign of x* / t*.
+    keeps_zeros = view.format.scale.codes == "wanted"
+    return np.logical_and(asked, keeps_zeros or peaks.largest > 0)
 
 
 def _table_magnitude(
-    view: View, trial: Trial, positive: F32, negative: F32, multiplier: float
+    view: View,
+    trial: Trial,
+    positive: F32,
+    negative: F32,
+    multiplier: float,
+    blocks: BlockWork,
 ) -> tuple[U32, Mask]:
     table = side_thresholds(
         view, trial.grid, trial.positive_divisor, trial.negative_divisor, multiplier
     )
-    ranks = np.maximum(np.searchsorted(table[0], positive), np.searchsorted(table[1], negative))
+    if trial.positive_divisor == trial.negative_divisor:
+        ranks = blocks.ranks(np.maximum(positive, negative), table[0])
+    elif trial.negative_divisor == 0:
+        ranks = blocks.ranks(positive, table[0])
+    else:
+        ranks = np.maximum(blocks.ranks(positive, table[0]), blocks.ranks(negative, table[1]))
+    codes = scale_ranks(view.format)
+    if trial.step == 0:
+        return codes[ranks], np.ones(ranks.shape, np.bool_)
     last = int(np.isfinite(table).any(axis=0).sum())
-    moved = ranks + trial.step
-    valid = (trial.step == 0) | ((ranks > 0) & (moved >= 1) & (moved <= last))
-    codes = np.array(view.scale.ranks, np.uint32)
+    moved = ranks.astype(np.int64) + trial.step
+    valid = (ranks > 0) & (moved >= 1) & (moved <= last)
     return codes[np.where(valid, moved, ranks)], valid
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .exact import fp32_from_bits
 from .thresholds import F32, round_down_fp32
 from .view import RECIPROCAL_FLOOR, GridView, View
+from .view_arrays import decode_values
 
 U8 = NDArray[np.uint8]
 
@@ -49,9 +50,8 @@ def element_values(
 
     ``grid * s``, ``(grid - point) * s`` or ``grid * s + minimum``.
     """
-    lut = np.array(view.decode_bits, np.uint32).view(np.float32)
     index = (selects.astype(np.uint32)[:, None] << np.uint32(view.format.code_bits)) | codes
-    values: F32 = lut[index]
+    values: F32 = decode_values(view.format)[index]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if zeros is None:
             return values * scales[:, None]

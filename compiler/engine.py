@@ -7,8 +7,11 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .blockwork import NUMPY, BlockWork
 from .elements import U8, element_codes, element_values
 from .format import Format, Stream
+from .kernel import kernel_format
+from .narrow import Decoded, narrow
 from .packing import pack, unpack
 from .reference import TensorLevel, chunks, decode, encode
 from .thresholds import F32
@@ -20,6 +23,15 @@ T = TypeVar("T", np.float32, np.uint8)
 class Engine(Protocol):
     """Encodes and decodes rows of one plain format, bit for bit like the reference."""
 
+    @property
+    def blocks(self) -> BlockWork:
+        """What does the work that is no format's."""
+        ...
+
+    def inner(self, fmt: Format) -> Engine:
+        """An engine for the elements of another format, any: of stored scales or minima."""
+        ...
+
     def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
         """Stream name -> uint8 [rows, bytes], from C-contiguous float32 [rows, n].
 
@@ -28,8 +40,13 @@ class Engine(Protocol):
         """
         ...
 
-    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
-        """float32 [rows, length] from the streams that ``encode`` makes."""
+    def decode(
+        self, streams: dict[str, U8], length: int, level: TensorLevel, dtype: str = "float32"
+    ) -> Decoded:
+        """[rows, length] from the streams that ``encode`` makes.
+
+        Each value is rounded once to binary32, and then to ``dtype`` (see ``narrow``).
+        """
         ...
 
     def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
@@ -44,27 +61,41 @@ class Engine(Protocol):
         ...
 
     def decode_given(
-        self, codes: U8, scales: F32, selects: U8 | None, zeros: F32 | None, length: int
-    ) -> F32:
-        """float32 [rows, length] from a ``codes`` stream under given scales."""
+        self,
+        codes: U8,
+        scales: F32,
+        selects: U8 | None,
+        zeros: F32 | None,
+        length: int,
+        dtype: str = "float32",
+    ) -> Decoded:
+        """[rows, length] from a ``codes`` stream under given scales; ``dtype`` as in ``decode``."""
         ...
 
 
 class ReferenceEngine:
     """The NumPy reference: always there, and always right."""
 
+    blocks: BlockWork = NUMPY
+
     def __init__(self, fmt: Format) -> None:
         self._format = fmt
         self._view = view_of(fmt)
         self._codes = Stream("codes", fmt.code_bits, "element", fmt.order)
 
+    def inner(self, fmt: Format) -> Engine:
+        """See ``Engine.inner``."""
+        return ReferenceEngine(kernel_format(fmt))
+
     def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
         """See ``Engine.encode``."""
         return encode(self._format, x, level)
 
-    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
+    def decode(
+        self, streams: dict[str, U8], length: int, level: TensorLevel, dtype: str = "float32"
+    ) -> Decoded:
         """See ``Engine.decode``."""
-        return decode(self._format, streams, length, level)
+        return narrow(decode(self._format, streams, length, level), dtype)
 
     def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
         """See ``Engine.encode_given``."""
@@ -81,8 +112,14 @@ class ReferenceEngine:
         return out
 
     def decode_given(
-        self, codes: U8, scales: F32, selects: U8 | None, zeros: F32 | None, length: int
-    ) -> F32:
+        self,
+        codes: U8,
+        scales: F32,
+        selects: U8 | None,
+        zeros: F32 | None,
+        length: int,
+        dtype: str = "float32",
+    ) -> Decoded:
         """See ``Engine.decode_given``."""
         rows, block = codes.shape[0], self._format.block
         out = np.empty((rows, length), np.float32)
@@ -98,7 +135,7 @@ class ReferenceEngine:
             which = np.zeros(len(blocks), np.uint8) if given_selects is None else given_selects
             values = element_values(self._view, blocks, given_scales, which, given_zeros)
             out[row, column] = values.reshape(row.stop - row.start, -1)[:, :count]
-        return out
+        return narrow(out, dtype)
 
     def _blocks(self, piece: NDArray[T]) -> NDArray[T]:
         spare = -piece.shape[1] % self._format.block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from decimal import Decimal, localcontext
@@ -115,8 +116,10 @@ def _power(base: Fraction, exponent: Fraction, span: Span) -> Fraction:
 
 def floor_log2(value: Fraction) -> int:
     """The exponent e with 2^e <= value < 2^(e+1), for value > 0. Exact."""
-    guess = value.numerator.bit_length() - value.denominator.bit_length()
-    return guess if Fraction(2) ** guess <= value else guess - 1
+    above, below = value.numerator, value.denominator
+    guess = above.bit_length() - below.bit_length()
+    reached = below << guess <= above if guess >= 0 else below <= above << -guess
+    return guess if reached else guess - 1
 
 
 def significant_bits(value: Fraction) -> int | None:
@@ -131,11 +134,13 @@ def round_fp32(value: Fraction) -> float:
     """The binary32 number nearest to ``value``, ties to even; +-inf past the largest."""
     if value == 0:
         return 0.0
-    ulp = Fraction(2) ** (max(floor_log2(abs(value)), -126) - 23)
-    rounded = round(value / ulp) * ulp  # Fraction.__round__ ties to even
-    if abs(rounded) > FP32_MAX:
-        return float("inf") if value > 0 else float("-inf")
-    return float(rounded)
+    above, below = abs(value.numerator), value.denominator
+    ulp = max(floor_log2(abs(value)), -126) - 23
+    whole, rest = divmod(above << max(0, -ulp), below << max(0, ulp))
+    half = 2 * rest - (below << max(0, ulp))
+    whole += half > 0 or (half == 0 and whole & 1)
+    size = math.inf if whole.bit_length() + ulp > 128 else math.ldexp(whole, ulp)
+    return -size if value < 0 and whole else size
 
 
 def is_fp32(value: Fraction) -> bool:

@@ -25,7 +25,7 @@ SEMANTICS_VERSION = 2
 _LATER = {"later": True}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Grid:
     """The values that a code can mean.
 
@@ -40,7 +40,7 @@ class Grid:
     #: How frozen values were learned: the recipe's settings, in order. It decides no bit.
     recipe: tuple[tuple[str, str], ...] = ()
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[Fraction, ...]:
         """Every value of the grid, ascending, each once."""
         return tuple(sorted({v for v in self.values if v is not None}))
@@ -339,8 +339,8 @@ class Format:
     def is_plain(self) -> bool:
         """Whether a kernel alone encodes it.
 
-        Every block of a row has a scale word of its own, chosen by rule, and nothing stands
-        beside or around the streams.
+        Every block of a row has a scale word of its own, chosen by rule for each grid and target,
+        and nothing stands beside or around the streams.
         """
         scale = self.scale
         direct = scale.word.number.magnitude_bits <= DIRECT_BITS or scale.word.container == 32
@@ -349,7 +349,6 @@ class Format:
             and scale.stored is None
             and scale.codes == "stored"
             and scale.tensor in ("none", "fp32")
-            and len(scale.targets) <= 1
             and scale.search == 0
             and not scale.both_signs
         )

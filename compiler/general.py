@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from .arrange import Arrangement, Peaks, peaks_of
 from .blockscale import Chosen, block_range, choose, zero_points
+from .blockwork import BlockWork
 from .elements import U8
 from .engine import Engine
-from .format import Format, Scale, Stream, Zero
+from .format import Format, Stream, Zero
 from .kernel import wanted_format
-from .packing import pack, unpack
-from .reference import CHUNK, TensorLevel, block_scales, calibrate, select_bits, select_of
+from .narrow import Decoded, narrow
+from .reference import TensorLevel, block_scales, calibrate, select_bits, select_of
 from .stored import from_word, read_stored, store, to_word
 from .streams import LEVELS
 from .thresholds import F32
@@ -26,6 +27,10 @@ from .view import Trial, View, view_of
 
 U32 = NDArray[np.uint32]
 F64 = NDArray[np.float64]
+
+#: Elements for which scales are chosen at once: enough that what is done block by block counts
+#: little, and few enough for a cache.
+STRIP = 1 << 20
 
 
 @dataclass
@@ -39,11 +44,11 @@ class _Blocks:
 
     def take(self, better: NDArray[np.bool_], other: _Blocks) -> None:
         """Take the other's choice where it is better."""
-        self.words[better] = other.words[better]
-        self.scales[better] = other.scales[better]
-        self.selects[better] = other.selects[better]
+        self.words = np.where(better, other.words, self.words)
+        self.scales = np.where(better, other.scales, self.scales)
+        self.selects = np.where(better, other.selects, self.selects)
         if self.zeros is not None and other.zeros is not None:
-            self.zeros[better] = other.zeros[better]
+            self.zeros = np.where(better, other.zeros, self.zeros)
 
 
 def encode_general(
@@ -58,18 +63,18 @@ def encode_general(
         levels = _row_levels(fmt, x)
         streams[LEVELS] = levels.astype("<f4").view(np.uint8).reshape(rows, 4)
     blocks = _empty(fmt, arrangement)
-    clean = np.zeros_like(x) if np.isnan(x).any() else x
+    clean = x
     for place in _strips(arrangement):
-        chosen, cleaned = _choose_strip(fmt, x[place], levels[place], engine, weights)
-        if clean is not x:
+        strip = x[place]
+        chosen, cleaned = _choose_strip(fmt, strip, levels[place], engine, weights)
+        if cleaned is not strip:
+            clean = x.copy() if clean is x else clean
             clean[place] = cleaned
         _put(blocks, chosen, place, arrangement)
-    streams |= _store_scales(fmt, blocks)
-    streams |= _store_zeros(fmt, blocks)
+    streams |= _store_scales(fmt, blocks, engine)
+    streams |= _store_zeros(fmt, blocks, engine)
     if fmt.select.place == "field":
-        streams["select"] = pack(
-            blocks.selects, Stream("select", fmt.select.bits, "block", "low_first")
-        )
+        streams["select"] = engine.blocks.pack(blocks.selects, _block_stream("select", fmt))
     return {"codes": _codes(fmt, clean, arrangement, blocks, engine)} | streams
 
 
@@ -79,26 +84,29 @@ def decode_general(
     length: int,
     level: TensorLevel,
     engine: Engine,
-) -> F32:
+    dtype: str = "float32",
+) -> Decoded:
     """Decode rows of a format without sides and record; see ``pipeline.decode``."""
     rows = streams["codes"].shape[0]
     arrangement = Arrangement.of(fmt, rows, length)
     if 0 in (rows, length):
-        return np.zeros((rows, length), np.float32)
+        return narrow(np.zeros((rows, length), np.float32), dtype)
     levels = np.full(rows, level.multiplier, np.float32)
     if fmt.scale.tensor == "rows":
         levels = np.ascontiguousarray(streams[LEVELS]).view("<f4").reshape(rows).astype(np.float32)
-    scales, selects = _read_scales(fmt, streams, arrangement, levels)
+    scales, selects = _read_scales(fmt, streams, arrangement, levels, engine)
     if fmt.select.place == "field":
-        stream = Stream("select", fmt.select.bits, "block", "low_first")
-        selects = unpack(streams["select"], arrangement.block_shape[1], stream).astype(np.uint8)
-    zeros = _read_zeros(fmt, streams, arrangement, selects)
+        columns = arrangement.block_shape[1]
+        stream = _block_stream("select", fmt)
+        selects = engine.blocks.unpack(streams["select"], columns, stream).astype(np.uint8)
+    zeros = _read_zeros(fmt, streams, arrangement, selects, engine)
     return engine.decode_given(
         np.ascontiguousarray(streams["codes"]),
         np.ascontiguousarray(arrangement.expand(scales)),
         np.ascontiguousarray(arrangement.expand(selects)) if fmt.select.bits else None,
         None if zeros is None else np.ascontiguousarray(arrangement.expand(zeros)),
         length,
+        dtype,
     )
 
 
@@ -114,11 +122,11 @@ def _empty(fmt: Format, arrangement: Arrangement) -> _Blocks:
 
 
 def _strips(arrangement: Arrangement) -> Iterator[slice]:
-    """Rows that are worked on together: whole blocks, about CHUNK elements."""
+    """Rows that are worked on together: whole blocks, about STRIP elements."""
     rows, length = arrangement.rows, arrangement.length
     if 0 in (rows, length):
         return
-    height = max(1, CHUNK // length // arrangement.tile) * arrangement.tile
+    height = max(1, STRIP // length // arrangement.tile) * arrangement.tile
     height = rows if arrangement.extent == "tensor" else height
     for top in range(0, rows, height):
         yield slice(top, min(rows, top + height))
@@ -144,10 +152,13 @@ def _row_levels(fmt: Format, x: F32) -> F32:
 def _choose_strip(
     fmt: Format, x: F32, levels: F32, engine: Engine, weights: F32 | None
 ) -> tuple[_Blocks, F32]:
-    """The best trial of every block, and x with zeros in place of blocks that hold a NaN."""
+    """The best trial of every block, and x with zeros in place of blocks that hold a NaN.
+
+    Without such blocks that is ``x`` itself.
+    """
     view = view_of(wanted_format(fmt))
     arrangement = Arrangement.of(fmt, *x.shape)
-    peaks = peaks_of(arrangement, x)
+    peaks = peaks_of(arrangement, x, engine.blocks, view.scale.signed_rule)
     if peaks.broken.any():
         if view.scale.nan_magnitude is None or fmt.policies.nan != "propagate":
             raise ValueError("the format has no NaN to propagate")
@@ -156,11 +167,11 @@ def _choose_strip(
     best: _Blocks | None = None
     least = np.zeros(arrangement.block_shape)
     for trial in view.trials:
-        blocks, valid = _try(fmt, view, trial, peaks, levels)
+        blocks, valid = _try(fmt, view, trial, peaks, levels, engine.blocks)
         if len(view.trials) == 1:
             return blocks, x
         error = _error(fmt, x, arrangement, blocks, engine, weights)
-        error[~valid] = np.inf
+        error = np.where(valid, error, np.inf)
         if best is None:
             best, least = blocks, error
             continue
@@ -173,18 +184,21 @@ def _choose_strip(
 
 
 def _try(
-    fmt: Format, view: View, trial: Trial, peaks: Peaks, levels: F32
+    fmt: Format, view: View, trial: Trial, peaks: Peaks, levels: F32, blocks: BlockWork
 ) -> tuple[_Blocks, NDArray[np.bool_]]:
     """What a trial chooses for every block, and where it has a choice to offer."""
     if fmt.scale.tensor == "rows":
-        rows = [choose(view, trial, peaks.row(i), float(level)) for i, level in enumerate(levels)]
+        rows = [
+            choose(view, trial, peaks.row(i), float(level), blocks)
+            for i, level in enumerate(levels)
+        ]
         chosen = Chosen(
             np.concatenate([r.words for r in rows]),
             np.concatenate([r.scales for r in rows]),
             np.concatenate([r.valid for r in rows]),
         )
     else:
-        chosen = choose(view, trial, peaks, float(levels[0]))
+        chosen = choose(view, trial, peaks, float(levels[0]), blocks)
     zeros = None
     if fmt.zero is not None:
         low, _ = block_range(fmt.zero, peaks)
@@ -193,7 +207,7 @@ def _try(
             low if fmt.zero.kind == "minimum" else zero_points(view, trial.grid, chosen.scales, low)
         )
         if fmt.scale.codes == "stored":
-            zeros = _rounded_minimum(fmt.zero, zeros)
+            zeros = _rounded_minimum(fmt.zero, zeros, blocks)
     selects = np.full(chosen.words.shape, trial.grid, np.uint8)
     return _Blocks(chosen.words, chosen.scales, selects, zeros), chosen.valid
 
@@ -209,22 +223,16 @@ def _error(
     """The (weighted) squared error of every block: piece by piece, in element order, binary64."""
     codes = _codes(fmt, x, arrangement, blocks, engine)
     decoded = engine.decode_given(codes, *_given(fmt, arrangement, blocks), x.shape[1])
+    counted = weights if fmt.policies.error == "weighted" else None
+    pieces = engine.blocks.errors(x, decoded, counted, arrangement.unit)
     with np.errstate(over="ignore", invalid="ignore"):
-        error = (x.astype(np.float64) - decoded) ** 2
-        if fmt.policies.error == "weighted" and weights is not None:
-            error *= weights.astype(np.float64)
-        spare = arrangement.pieces * arrangement.unit - x.shape[1]
-        pieces = np.pad(error, ((0, 0), (0, spare))).reshape(len(x), -1, arrangement.unit)
-        total = np.zeros(pieces.shape[:2])
-        for i in range(arrangement.unit):
-            total += pieces[:, :, i]
-        return np.asarray(arrangement.reduce(np.add, total), np.float64)
+        return np.asarray(arrangement.reduce(np.add, pieces), np.float64)
 
 
 def _codes(fmt: Format, x: F32, arrangement: Arrangement, blocks: _Blocks, engine: Engine) -> U8:
     scales, selects, zeros = _given(fmt, arrangement, blocks)
     usable = np.where(np.isfinite(scales), scales, np.float32(0))
-    return engine.encode_given(np.ascontiguousarray(x), usable, selects, zeros)
+    return engine.encode_given(x, usable, selects, zeros)
 
 
 def _given(
@@ -242,37 +250,46 @@ def _given(
 # -- storing -------------------------------------------------------------------------------
 
 
-def _store_scales(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
+def _block_stream(name: str, fmt: Format) -> Stream:
+    """The stream of that name, as one whose items belong to blocks of any shape."""
+    return next(stream for stream in fmt.streams if stream.name == name)
+
+
+def _store_scales(fmt: Format, blocks: _Blocks, engine: Engine) -> dict[str, U8]:
     """The scales' streams; ``blocks.scales`` becomes what they decode to, where that counts."""
     scale = fmt.scale
     wanted = blocks.scales
     if scale.stored is not None:
-        streams, effective = store(wanted, scale.stored, scale.flat, scale.center, "scales")
+        inner = engine.inner(scale.stored)
+        streams, effective = store(wanted, scale.stored, scale.flat, scale.center, "scales", inner)
     elif scale.codes == "wanted":
-        words = to_word(scale.word, wanted, magnitude_only=fmt.select.place == "scale.sign")
+        unsigned = fmt.select.place == "scale.sign"
+        words = to_word(scale.word, wanted, magnitude_only=unsigned, blocks=engine.blocks)
         words |= _select_words(fmt, blocks)
-        streams, effective = _pack_words(scale, words), wanted
+        streams, effective = _pack_words(fmt, "scales", words, engine), wanted
     else:
-        return _pack_words(scale, blocks.words)
+        return _pack_words(fmt, "scales", blocks.words, engine)
     if scale.codes == "stored":
         blocks.scales = effective
     return streams
 
 
-def _select_words(fmt: Format, blocks: _Blocks) -> U32:
-    bits = [select_bits(view_of(fmt), index) for index in range(len(fmt.grids))]
-    return np.array(bits, np.uint32)[blocks.selects]
+def _select_words(fmt: Format, blocks: _Blocks) -> U32 | np.uint32:
+    view = view_of(fmt)
+    bits = np.array([select_bits(view, index) for index in range(len(fmt.grids))], np.uint32)
+    return bits[blocks.selects] if bits.any() else np.uint32(0)
 
 
-def _pack_words(scale: Scale, words: U32) -> dict[str, U8]:
-    return {"scales": pack(words, Stream("scales", scale.word.container, "block", "low_first"))}
+def _pack_words(fmt: Format, name: str, words: U32, engine: Engine) -> dict[str, U8]:
+    return {name: engine.blocks.pack(words, _block_stream(name, fmt))}
 
 
-def _rounded_minimum(zero: Zero, minimum: F32) -> F32:
+def _rounded_minimum(zero: Zero, minimum: F32, blocks: BlockWork) -> F32:
     if zero.kind == "point" or zero.word is None:
         return minimum
     sign = np.float32(-1 if zero.negated else 1)
-    return from_word(zero.word, to_word(zero.word, _as_stored(zero, minimum))) * sign
+    words = to_word(zero.word, _as_stored(zero, minimum), blocks=blocks)
+    return from_word(zero.word, words, blocks) * sign
 
 
 def _as_stored(zero: Zero, minimum: F32) -> F32:
@@ -282,61 +299,68 @@ def _as_stored(zero: Zero, minimum: F32) -> F32:
     return (-minimum if zero.negated else minimum) + np.float32(0)
 
 
-def _lowest(fmt: Format, selects: U8) -> F32:
+def _lowest(fmt: Format, selects: U8) -> F32 | np.float32:
     """The least value of every block's grid; of the last one where no grid has the index."""
+    if len(fmt.grids) == 1:
+        return np.float32(float(fmt.grids[0].low))
     lows = np.array([float(grid.low) for grid in fmt.grids], np.float32)
     return lows[np.minimum(selects, len(lows) - 1)]
 
 
-def _store_zeros(fmt: Format, blocks: _Blocks) -> dict[str, U8]:
+def _store_zeros(fmt: Format, blocks: _Blocks, engine: Engine) -> dict[str, U8]:
     zero = fmt.zero
     if zero is None or blocks.zeros is None:
         return {}
     if zero.kind == "point":
         words = (blocks.zeros - _lowest(fmt, blocks.selects)).astype(np.uint32)
-        return {"zeros": pack(words, Stream("zeros", zero.bits, "block", "low_first"))}
+        return _pack_words(fmt, "zeros", words, engine)
     wanted = _as_stored(zero, blocks.zeros)
     if zero.stored is None:
         if zero.word is None:
             raise ValueError("a minimum is stored in a word or in a format")
-        words = to_word(zero.word, wanted)
-        return {"zeros": pack(words, Stream("zeros", zero.word.container, "block", "low_first"))}
-    streams, effective = store(wanted, zero.stored, zero.flat, zero.center, "zeros")
+        words = to_word(zero.word, wanted, blocks=engine.blocks)
+        return _pack_words(fmt, "zeros", words, engine)
+    inner = engine.inner(zero.stored)
+    streams, effective = store(wanted, zero.stored, zero.flat, zero.center, "zeros", inner)
     if fmt.scale.codes == "stored":
         blocks.zeros = -effective if zero.negated else effective
     return streams
 
 
 def _read_scales(
-    fmt: Format, streams: dict[str, U8], arrangement: Arrangement, levels: F32
+    fmt: Format, streams: dict[str, U8], arrangement: Arrangement, levels: F32, engine: Engine
 ) -> tuple[F32, U8]:
-    scale, shape = fmt.scale, arrangement.block_shape
+    scale, shape, blocks = fmt.scale, arrangement.block_shape, engine.blocks
     if scale.stored is not None:
-        scales = read_stored(streams, scale.stored, shape, scale.flat, scale.center, "scales")
+        inner = engine.inner(scale.stored)
+        scales = read_stored(
+            streams, scale.stored, shape, scale.flat, scale.center, "scales", inner
+        )
         return scales, np.zeros(shape, np.uint8)
-    stream = Stream("scales", scale.word.container, "block", "low_first")
-    words = unpack(streams["scales"], shape[1], stream)
+    words = blocks.unpack(streams["scales"], shape[1], _block_stream("scales", fmt))
     view = view_of(fmt)
     if scale.tensor == "rows":
-        rows = [block_scales(view, w, float(m)) for w, m in zip(words, levels, strict=True)]
+        rows = [block_scales(view, w, float(m), blocks) for w, m in zip(words, levels, strict=True)]
         scales = np.stack(rows)
     else:
-        scales = block_scales(view, words, float(levels[0]))
-    return scales, select_of(view, words).astype(np.uint8)
+        scales = block_scales(view, words, float(levels[0]), blocks)
+    selects = select_of(view, words) if fmt.select.positions else np.zeros(shape, np.uint8)
+    return scales, selects.astype(np.uint8)
 
 
 def _read_zeros(
-    fmt: Format, streams: dict[str, U8], arrangement: Arrangement, selects: U8
+    fmt: Format, streams: dict[str, U8], arrangement: Arrangement, selects: U8, engine: Engine
 ) -> F32 | None:
     zero, shape = fmt.zero, arrangement.block_shape
     if zero is None:
         return None
     sign = np.float32(-1 if zero.negated else 1)
     if zero.stored is not None:
-        return sign * read_stored(streams, zero.stored, shape, zero.flat, zero.center, "zeros")
+        inner = engine.inner(zero.stored)
+        return sign * read_stored(
+            streams, zero.stored, shape, zero.flat, zero.center, "zeros", inner
+        )
+    words = engine.blocks.unpack(streams["zeros"], shape[1], _block_stream("zeros", fmt))
     if zero.word is None:
-        stream = Stream("zeros", zero.bits, "block", "low_first")
-        point = unpack(streams["zeros"], shape[1], stream).astype(np.float32)
-        return point + _lowest(fmt, selects)
-    stream = Stream("zeros", zero.word.container, "block", "low_first")
-    return sign * from_word(zero.word, unpack(streams["zeros"], shape[1], stream))
+        return words.astype(np.float32) + _lowest(fmt, selects)
+    return sign * from_word(zero.word, words, engine.blocks)

@@ -12,6 +12,9 @@ from .format import Stream
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
 
+#: Widths of fields that are whole integers in memory.
+WHOLE = (8, 16, 32)
+
 
 def pack(fields: NDArray[np.unsignedinteger], stream: Stream) -> U8:
     """Pack rows of bit fields.
@@ -24,6 +27,8 @@ def pack(fields: NDArray[np.unsignedinteger], stream: Stream) -> U8:
         uint8 [rows, ceil(n * bits / 8)]; the spare bits of the last byte are zero.
     """
     rows, count = fields.shape
+    if stream.bits in WHOLE:
+        return np.array(fields, _whole(stream), order="C").view(np.uint8)
     per_group, group_bytes = _group(stream.bits)
     groups = -(-count // per_group)
     padded = np.zeros((rows, groups * per_group), np.uint64)
@@ -38,6 +43,9 @@ def pack(fields: NDArray[np.unsignedinteger], stream: Stream) -> U8:
 def unpack(octets: U8, count: int, stream: Stream) -> U32:
     """The inverse of ``pack``: uint32 [rows, count] from uint8 [rows, bytes]."""
     rows = octets.shape[0]
+    if stream.bits in WHOLE:
+        whole = np.ascontiguousarray(octets[:, : count * stream.bits // 8]).view(_whole(stream))
+        return whole.reshape(rows, count).astype(np.uint32)
     per_group, group_bytes = _group(stream.bits)
     groups = -(-count // per_group)
     padded = np.zeros((rows, groups * group_bytes), np.uint8)
@@ -50,6 +58,11 @@ def unpack(octets: U8, count: int, stream: Stream) -> U32:
             fields[:, :, i] |= _moved(grouped[:, :, b], 8 * place - shift)
     mask = np.uint64((1 << stream.bits) - 1)
     return (fields & mask).astype(np.uint32).reshape(rows, groups * per_group)[:, :count]
+
+
+def _whole(stream: Stream) -> np.dtype[np.unsignedinteger]:
+    """The integer that a field of whole bytes is in memory."""
+    return np.dtype(f"{'<' if stream.order == 'low_first' else '>'}u{stream.bits // 8}")
 
 
 def _places(stream: Stream, shift: int, group_bytes: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from .engine import Engine, ReferenceEngine
 from .format import Format
 from .general import decode_general, encode_general
 from .kernel import dense_format, kernel_format
-from .records import from_records, to_records
+from .narrow import Decoded, narrow
 from .reference import TensorLevel
 from .sides import (
     add_residuals,
@@ -54,7 +54,7 @@ def encode(
     kept = {}
     for side in fmt.sides:
         if side.kind == "opq":
-            rest, kept[side.kind] = take_outliers(side, rest, fmt.block)
+            rest, kept[side.kind] = take_outliers(side, rest, fmt.block, engine.blocks)
             streams |= to_streams(side, kept[side.kind], x.size)
     dense = _encode_dense(fmt, rest, level, engine, weights)
     for side in fmt.sides:
@@ -63,9 +63,9 @@ def encode(
             for other in fmt.sides:
                 if other.kind == "opq":
                     put_outliers(other, decoded, kept[other.kind])
-            streams |= to_streams(side, residuals(side, x, decoded, weights), x.size)
+            streams |= to_streams(side, residuals(side, x, decoded, weights, engine.blocks), x.size)
     if fmt.record is not None:
-        return {RECORDS: to_records(fmt, dense, rows, length)} | streams
+        return {RECORDS: engine.blocks.to_records(fmt, dense, rows, length)} | streams
     return dense | streams
 
 
@@ -75,12 +75,18 @@ def decode(
     length: int,
     level: TensorLevel,
     engine: Engine | None = None,
-) -> F32:
-    """Decode rows of any format: float32 [rows, length]; the inverse of ``encode``."""
+    dtype: str = "float32",
+) -> Decoded:
+    """Decode rows of any format: [rows, length]; the inverse of ``encode``.
+
+    Each value is rounded once to binary32, and then to ``dtype`` (see ``narrow``).
+    """
     engine = engine or ReferenceEngine(kernel_format(fmt))
     dense = streams
     if fmt.record is not None:
-        dense = from_records(fmt, streams[RECORDS], length)
+        dense = engine.blocks.from_records(fmt, streams[RECORDS], length)
+    if not fmt.sides:
+        return _decode_dense(fmt, dense, length, level, engine, dtype)
     decoded = _decode_dense(fmt, dense, length, level, engine)
     for side in fmt.sides:
         sparse = from_streams(side, streams, decoded.size)
@@ -88,15 +94,16 @@ def decode(
             put_outliers(side, decoded, sparse)
         else:
             add_residuals(side, decoded, sparse)
-    return decoded
+    return narrow(decoded, dtype)
 
 
 def _encode_dense(
     fmt: Format, x: F32, level: TensorLevel, engine: Engine, weights: F32 | None
 ) -> dict[str, U8]:
+    rows = np.ascontiguousarray(x)
     if dense_format(fmt).is_plain:
-        return engine.encode(np.ascontiguousarray(x), level)
-    return encode_general(dense_format(fmt), x, level, engine, weights)
+        return engine.encode(rows, level)
+    return encode_general(dense_format(fmt), rows, level, engine, weights)
 
 
 def _decode_dense(
@@ -105,8 +112,10 @@ def _decode_dense(
     length: int,
     level: TensorLevel,
     engine: Engine,
-) -> F32:
+    dtype: str = "float32",
+) -> Decoded:
     dense = dense_format(fmt)
     if dense.is_plain:
-        return engine.decode({s.name: streams[s.name] for s in dense.streams}, length, level)
-    return decode_general(dense, streams, length, level, engine)
+        own = {stream.name: streams[stream.name] for stream in dense.streams}
+        return engine.decode(own, length, level, dtype)
+    return decode_general(dense, streams, length, level, engine, dtype)

@@ -6,7 +6,7 @@ a few moves of many bytes each: those bits of these bytes, shifted, become bits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,7 +33,7 @@ class Move:
     shift: int
 
 
-def to_records(fmt: Format, streams: dict[str, U8], rows: int, length: int) -> U8:
+def to_records(fmt: Format, streams: Mapping[str, U8], rows: int, length: int) -> U8:
     """Interleave planar streams.
 
     Args:
@@ -48,11 +48,11 @@ def to_records(fmt: Format, streams: dict[str, U8], rows: int, length: int) -> U
     Raises:
         ValueError: ``length`` is no multiple of N, or a stream has another shape.
     """
-    count = _records_of(fmt, length)
+    count = records_of(fmt, length)
     size = record_bytes(fmt)
     parts = {
-        name: _by_record(streams[name], name, rows, count, width)
-        for name, width in _widths(fmt).items()
+        name: by_record(streams[name], name, rows, count, width)
+        for name, width in stream_widths(fmt).items()
     }
     records = np.zeros((rows * count, size), np.uint8)
     for piece in _pieces(rows * count, size):
@@ -73,10 +73,10 @@ def from_records(fmt: Format, records: U8, length: int) -> dict[str, U8]:
     Raises:
         ValueError: ``length`` is no multiple of N, or ``records`` has another shape.
     """
-    count = _records_of(fmt, length)
+    count = records_of(fmt, length)
     rows, size = len(records), record_bytes(fmt)
-    source = _by_record(records, "records", rows, count, size)
-    widths = _widths(fmt)
+    source = by_record(records, "records", rows, count, size)
+    widths = stream_widths(fmt)
     parts = {name: np.zeros((rows * count, width), np.uint8) for name, width in widths.items()}
     for piece in _pieces(rows * count, size):
         for name, moves in _layout(fmt).items():
@@ -88,7 +88,12 @@ def from_records(fmt: Format, records: U8, length: int) -> dict[str, U8]:
     return {name: part.reshape(rows, count * widths[name]) for name, part in parts.items()}
 
 
-def _records_of(fmt: Format, length: int) -> int:
+def records_of(fmt: Format, length: int) -> int:
+    """Records of a row of ``length`` elements.
+
+    Raises:
+        ValueError: the format has no record, or ``length`` is no multiple of its elements.
+    """
     if fmt.record is None:
         raise ValueError(f"the format '{fmt.name}' has no record")
     count, rest = divmod(length, fmt.record.elements)
@@ -99,7 +104,12 @@ def _records_of(fmt: Format, length: int) -> int:
     return count
 
 
-def _by_record(octets: U8, name: str, rows: int, count: int, width: int) -> U8:
+def by_record(octets: U8, name: str, rows: int, count: int, width: int) -> U8:
+    """The bytes of an array called ``name`` as uint8 [records, width].
+
+    Raises:
+        ValueError: there are not as many as ``rows`` of ``count`` records take.
+    """
     if octets.shape != (rows, count * width):
         raise ValueError(
             f"'{name}' has shape {list(octets.shape)}, expected {[rows, count * width]}"
@@ -107,7 +117,7 @@ def _by_record(octets: U8, name: str, rows: int, count: int, width: int) -> U8:
     return octets.reshape(rows * count, width)
 
 
-def _widths(fmt: Format) -> dict[str, int]:
+def stream_widths(fmt: Format) -> dict[str, int]:
     """The bytes that a record takes from each stream: whole ones, as every field is."""
     elements = fmt.record.elements if fmt.record else 0
     return {name: item.count(elements) * item.bits // 8 for name, item in stream_items(fmt).items()}
@@ -134,9 +144,21 @@ def _apply(move: Move, source: U8, target: U8) -> None:
 @lru_cache(maxsize=64)
 def _layout(fmt: Format) -> dict[str, tuple[Move, ...]]:
     """The moves from each stream's bytes of one record to the record's."""
+    moves: dict[str, tuple[Move, ...]] = {}
+    for name, sources, targets in layout_bits(fmt):
+        moves[name] = moves.get(name, ()) + _moves(sources, targets)
+    return moves
+
+
+def layout_bits(fmt: Format) -> Iterator[tuple[str, I64, I64]]:
+    """Where a record's bits come from, field by field.
+
+    Yields:
+        A stream's name, the places of bits in the bytes that a record takes of it, and their
+        places in the record (see ``bit_places``): int64 [bits] each.
+    """
     if fmt.record is None:
         raise ValueError(f"the format '{fmt.name}' has no record")
-    moves: dict[str, tuple[Move, ...]] = {}
     base = 0
     second = False  # of two fields that k_quants packs as one
     items = stream_items(fmt)
@@ -152,8 +174,7 @@ def _layout(fmt: Format) -> dict[str, tuple[Move, ...]]:
         else:
             targets = 8 * base + _field_places(field, count)
             base += count * field.bits // 8
-        moves[field.stream] = moves.get(field.stream, ()) + _moves(sources, targets.reshape(-1))
-    return moves
+        yield field.stream, sources, targets.reshape(-1)
 
 
 def bit_places(count: int, bits: int, order: str) -> I64:

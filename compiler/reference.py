@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrange import Arrangement
+from .blockwork import NUMPY, BlockWork, WordTable
 from .elements import element_codes, element_values
 from .exact import FP32_MAX, fp32_from_bits, round_fp32
 from .format import Format
 from .packing import pack, unpack
 from .thresholds import F32, scale_thresholds
-from .view import GridView, View, view_of
+from .view import GridView, Trial, View, view_of
+from .view_arrays import scale_ranks, scale_values
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -155,28 +158,26 @@ def encode_blocks(
 ) -> Blocks:
     """Encode whole blocks: float32 [blocks, g] and which elements are no padding.
 
-    With several grids each block takes the one with the least squared error, summed over
-    its elements in order in binary64; the first on a tie.
+    With several trials (grids, or targets for the largest element) each block takes the one with
+    the least squared error, summed over its elements in order in binary64; the first on a tie.
     """
-    fmt = view.format
     best: Blocks | None = None
     least = np.zeros(len(x))
-    for index, grid in enumerate(view.grids):
-        trial = _encode_with_grid(view, grid, index, x, thresholds, level)
-        if len(view.grids) == 1:
-            best = trial
-            break
-        error = _squared_error(x, decode_blocks(view, trial, level), live)
+    for trial, table in zip(view.trials, thresholds, strict=True):
+        tried = _encode_trial(view, trial, x, table, level)
+        if len(view.trials) == 1:
+            return tried
+        error = _squared_error(x, decode_blocks(view, tried, level), live)
         if best is None:
-            best, least = trial, error
+            best, least = tried, error
             continue
         better = error < least
-        best.codes[better] = trial.codes[better]
-        best.words[better] = trial.words[better]
-        best.selects[better] = trial.selects[better]
+        best.codes[better] = tried.codes[better]
+        best.words[better] = tried.words[better]
+        best.selects[better] = tried.selects[better]
         least = np.where(better, error, least)
     if best is None:
-        raise ValueError(f"the format '{fmt.name}' has no grid")
+        raise ValueError(f"the format '{view.format.name}' has no grid")
     return best
 
 
@@ -188,21 +189,16 @@ def decode_blocks(view: View, blocks: Blocks, level: TensorLevel) -> F32:
     return element_values(view, blocks.codes, scales, selects, None)
 
 
-def block_scales(view: View, words: U32, multiplier: float) -> F32:
+def block_scales(view: View, words: U32, multiplier: float, blocks: BlockWork = NUMPY) -> F32:
     """The effective binary32 scale of every scale word: one rounding, sign included."""
-    scale = view.scale
-    magnitude = (words >> np.uint32(scale.magnitude_lsb)) & np.uint32(
-        (1 << scale.magnitude_bits) - 1
-    )
-    if scale.is_fp32:
-        values = magnitude.view(np.float32)
-    else:
-        values = np.array(scale.values_bits, np.uint32).view(np.float32)[magnitude]
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        effective = values * np.float32(multiplier)
-    if scale.sign_bit is not None:
-        effective = np.where((words >> np.uint32(scale.sign_bit)) & 1, -effective, effective)
-    return effective
+    return blocks.word_values(words, _scale_table(view.format), multiplier)
+
+
+@lru_cache(maxsize=64)
+def _scale_table(fmt: Format) -> WordTable:
+    scale = view_of(fmt).scale
+    values = None if scale.is_fp32 else scale_values(fmt)
+    return WordTable(values, scale.magnitude_lsb, scale.magnitude_bits, scale.sign_bit)
 
 
 def select_of(view: View, words: U32) -> U32:
@@ -219,26 +215,24 @@ def select_bits(view: View, index: int) -> int:
     return sum(1 << position for i, position in enumerate(reversed(positions)) if index >> i & 1)
 
 
-def _encode_with_grid(
-    view: View, grid: GridView, index: int, x: F32, thresholds: F32, level: TensorLevel
-) -> Blocks:
-    scale = view.scale
-    magnitude, negative, broken = _scale_magnitude(view, grid, x, thresholds[index])
-    words = (magnitude << np.uint32(scale.magnitude_lsb)) | np.uint32(select_bits(view, index))
+def _encode_trial(view: View, trial: Trial, x: F32, thresholds: F32, level: TensorLevel) -> Blocks:
+    scale, grid = view.scale, view.grids[trial.grid]
+    magnitude, negative, broken = _scale_magnitude(view, trial, x, thresholds)
+    words = (magnitude << np.uint32(scale.magnitude_lsb)) | np.uint32(select_bits(view, trial.grid))
     if scale.sign_bit is not None:
         words |= negative.astype(np.uint32) << np.uint32(scale.sign_bit)
     effective = block_scales(view, words, level.multiplier)
     effective[broken] = 0
     codes = element_codes(view, grid, np.where(broken[:, None], 0, x), effective, None)
     codes[broken] = grid.zero_code
-    return Blocks(codes, words, np.full(len(x), index, np.uint32))
+    return Blocks(codes, words, np.full(len(x), trial.grid, np.uint32))
 
 
 def _scale_magnitude(
-    view: View, grid: GridView, x: F32, thresholds: F32
+    view: View, trial: Trial, x: F32, thresholds: F32
 ) -> tuple[U32, NDArray[np.bool_], NDArray[np.bool_]]:
     """Magnitude code of every block's scale, its sign, and whether the block holds a NaN."""
-    scale = view.scale
+    scale, grid = view.scale, view.grids[trial.grid]
     sizes = np.abs(x).view(np.uint32)  # magnitudes order like their bits, NaN on top
     broken: NDArray[np.bool_] = np.any(sizes > _INFINITY, axis=1)
     first = sizes.argmax(axis=1)
@@ -251,14 +245,14 @@ def _scale_magnitude(
         positive_max = np.maximum(x, np.float32(0)).max(axis=1)
         negative_max = np.maximum(-x, np.float32(0)).max(axis=1)
     if scale.is_fp32:
-        divisors = (grid.positive_divisor, grid.negative_divisor)
+        divisors = (trial.positive_divisor, trial.negative_divisor)
         magnitude = fp32_scale(view, grid, positive_max, negative_max, divisors).view(np.uint32)
     else:
         rank = np.maximum(
             np.searchsorted(thresholds[0], positive_max),
             np.searchsorted(thresholds[1], negative_max),
         )
-        magnitude = np.array(scale.ranks, np.uint32)[np.where(broken, 0, rank)]
+        magnitude = scale_ranks(view.format)[np.where(broken, 0, rank)]
     if broken.any():
         if scale.nan_magnitude is None:
             raise ValueError("the format has no NaN to propagate")
@@ -280,7 +274,8 @@ def fp32_scale(
     zero = np.float32(fp32_from_bits(view.scale.zero_bits))
     largest = np.float32(fp32_from_bits(grid.largest_scale_bits))
     wanted = np.maximum(np.minimum(wanted, largest), least)
-    return np.where(counted == 0, zero, wanted).astype(np.float32)
+    np.copyto(wanted, zero, where=counted == 0)
+    return wanted
 
 
 def _squared_error(x: F32, decoded: F32, live: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -292,24 +287,36 @@ def _squared_error(x: F32, decoded: F32, live: NDArray[np.bool_]) -> NDArray[np.
     return total
 
 
-def calibrate(fmt: Format, x: NDArray[np.floating]) -> TensorLevel:
+def calibrate(
+    fmt: Format,
+    x: NDArray[np.floating],
+    absmax: float | None = None,
+    blocks: BlockWork = NUMPY,
+) -> TensorLevel:
     """The second level of a tensor, from its elements [rows, n] (NaN and infinity left out).
 
     ``tensor fp32``: RNE(absmax / (e * largest scale)) with e the least endpoint magnitude of
     all grids, so that no block's scale saturates. ``shift auto`` (SOP's F_layer): the power
     of two that puts the most block scales absmax / t* of the first grid into the word's
     normal range, the least |k| on a tie, then the positive one.
+
+    Args:
+        fmt: the format.
+        x: the elements.
+        absmax: their largest finite magnitude where it is known; None: it is looked for.
+        blocks: looks for the largest magnitude of every block.
     """
     view = view_of(fmt)
     for side in fmt.sides:
         if side.kind == "opq":
             from .sides import take_outliers
 
-            x, _ = take_outliers(side, x.astype(np.float32), fmt.block)
+            x, absmax = take_outliers(side, np.asarray(x, np.float32), fmt.block, blocks)[0], None
     if view.scale.has_tensor_scale:
-        return TensorLevel(tensor_scale=_tensor_scale(view, _absmax(fmt, x)))
+        largest = _absmax(fmt, x) if absmax is None else absmax
+        return TensorLevel(tensor_scale=_tensor_scale(view, largest))
     if view.scale.shift is None:
-        return TensorLevel(shift=_best_shift(view, _block_maxima(fmt, x)))
+        return TensorLevel(shift=_best_shift(view, _block_maxima(fmt, x, blocks)))
     return TensorLevel(shift=view.scale.shift)
 
 
@@ -324,25 +331,32 @@ def _absmax(fmt: Format, x: NDArray[np.floating]) -> float:
     return max((float(_finite_magnitudes(piece).max()) for piece in pieces), default=0.0)
 
 
-def _block_maxima(fmt: Format, x: NDArray[np.floating]) -> F32:
-    maxima = [np.zeros(0, np.float32)]
-    for row, column in chunks(fmt, *x.shape):
-        sizes = _finite_magnitudes(x[row, column])
-        sizes = np.pad(sizes, ((0, 0), (0, -sizes.shape[1] % fmt.block)))
-        maxima.append(sizes.reshape(-1, fmt.block).max(axis=1))
+def _block_maxima(fmt: Format, x: NDArray[np.floating], blocks: BlockWork) -> F32:
     arrangement = Arrangement.of(fmt, *x.shape)
-    pieces = np.concatenate(maxima).reshape(arrangement.rows, arrangement.pieces)
+    pieces = np.zeros((arrangement.rows, arrangement.pieces), np.float32)
+    height = max(1, 8 * CHUNK // max(1, arrangement.length))
+    for top in range(0, arrangement.rows if arrangement.length else 0, height):
+        place = slice(top, top + height)
+        with np.errstate(over="ignore"):
+            strip = np.ascontiguousarray(x[place], np.float32)
+        pieces[place] = blocks.absmax(strip, fmt.block)
     return np.asarray(arrangement.reduce(np.maximum, pieces), np.float32).reshape(-1)
 
 
 def _tensor_scale(view: View, absmax: float) -> float:
     if absmax == 0:
         return 1.0
+    wanted = round_fp32(Fraction(absmax) / _level_divisor(view.format))
+    return min(max(wanted, 2.0**-149), float(FP32_MAX))
+
+
+@lru_cache(maxsize=64)
+def _level_divisor(fmt: Format) -> Fraction:
+    """The largest magnitude of a tensor whose second level is 1."""
+    view = view_of(fmt)
     end = min(d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0)
     # A block's range reaches twice the largest magnitude.
-    reach = Fraction(absmax) * (2 if view.format.scale.rule == "range" else 1)
-    wanted = round_fp32(reach / (end * view.scale.aim))
-    return min(max(wanted, 2.0**-149), float(FP32_MAX))
+    return end * view.scale.aim / (2 if fmt.scale.rule == "range" else 1)
 
 
 def _best_shift(view: View, maxima: F32) -> int:
@@ -361,4 +375,5 @@ def _best_shift(view: View, maxima: F32) -> int:
     starts = np.bincount(np.clip(first + limit, 0, 2 * limit + 1), minlength=2 * limit + 2)
     stops = np.bincount(np.clip(last + 1 + limit, 0, 2 * limit + 1), minlength=2 * limit + 2)
     inside = np.cumsum(starts - stops)[: 2 * limit + 1]
-    return min(range(-limit, limit + 1), key=lambda k: (-inside[k + limit], abs(k), k < 0))
+    most = np.flatnonzero(inside == inside.max()) - limit
+    return min(most.tolist(), key=lambda k: (abs(k), k < 0))

@@ -14,6 +14,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from .blockwork import NUMPY, BlockWork
 from .exact import FP32_MAX
 from .floats import SmallFloat
 from .format import Side, Stream
@@ -27,7 +28,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 #: Elements that are worked on at once.
-CHUNK = 1 << 17
+STRIP = 1 << 20
+
+#: Elements by which a large tensor's errors are judged before they are searched.
+SAMPLE = 1 << 14
 
 _LARGEST = np.float32(float(FP32_MAX))
 
@@ -47,7 +51,7 @@ class Sparse:
     scale: float = 1.0
 
 
-def take_outliers(side: Side, x: F32, block: int) -> tuple[F32, Sparse]:
+def take_outliers(side: Side, x: F32, block: int, blocks: BlockWork = NUMPY) -> tuple[F32, Sparse]:
     """Take out the elements above ``side.threshold`` standard deviations of their block.
 
     The deviation is sqrt(sum of squares / elements) in binary64, summed in element order; an
@@ -58,23 +62,24 @@ def take_outliers(side: Side, x: F32, block: int) -> tuple[F32, Sparse]:
         side: an ``opq`` side.
         x: float32 [rows, n].
         block: elements of a block, along a row; the last block of a row may be shorter.
+        blocks: looks for them.
 
     Returns:
         ``x`` with zeros in place of outliers (``x`` itself where there are none), and these.
     """
-    dense = x
-    index, words = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-    for row, column in _pieces(x.shape, block):
-        piece = x[row, column]
-        away = _is_outlier(piece, block, float(side.threshold or 0))
-        if not away.any():
-            continue
-        if dense is x:
-            dense = x.copy()
-        dense[row, column][away] = 0
-        index.append(_flat(away, row, column, x.shape[1]))
-        words.append(to_word(side.value, piece[away]))
-    return dense, Sparse(np.concatenate(index), np.concatenate(words))
+    index = [np.zeros(0, np.int64)]
+    for row in _strips(x.shape):
+        strip = np.ascontiguousarray(x[row])
+        bounds = _bounds(strip, block, float(side.threshold or 0), blocks)
+        index.append(blocks.above(strip, bounds, block) + row.start * x.shape[1])
+    places = np.concatenate(index)
+    if not places.size:
+        return x, Sparse(places, np.zeros(0, np.uint32))
+    dense = np.array(x, order="C")
+    flat = dense.reshape(-1)
+    words = to_word(side.value, flat[places])
+    flat[places] = 0
+    return dense, Sparse(places, words)
 
 
 def put_outliers(side: Side, decoded: F32, outliers: Sparse) -> None:
@@ -82,7 +87,13 @@ def put_outliers(side: Side, decoded: F32, outliers: Sparse) -> None:
     decoded[_places(outliers, decoded)] = from_word(side.value, outliers.words)
 
 
-def residuals(side: Side, x: F32, decoded: F32, weights: F32 | None = None) -> Sparse:
+def residuals(
+    side: Side,
+    x: F32,
+    decoded: F32,
+    weights: F32 | None = None,
+    blocks: BlockWork = NUMPY,
+) -> Sparse:
     """What the worst elements lack.
 
     Of the elements with an error E = RNE32(x - decoded) other than zero (or NaN or infinite),
@@ -96,8 +107,9 @@ def residuals(side: Side, x: F32, decoded: F32, weights: F32 | None = None) -> S
         x: float32 [rows, n].
         decoded: float32 [rows, n], what all else decodes to.
         weights: float32 [n], not negative, of the columns; None: all 1.
+        blocks: looks for them.
     """
-    found = _worst(x, decoded, weights, ceil((side.fraction or 0) * x.size))
+    found = _worst(x, decoded, weights, ceil((side.fraction or 0) * x.size), blocks)
     largest = float(np.abs(found.errors).max(initial=0))
     scale = _residual_scale(largest, side.value.number)
     words = to_word(side.value, found.errors, unit=scale)
@@ -173,21 +185,12 @@ def _value_stream(side: Side) -> Stream:
     return Stream(f"{side.kind}.values", side.value.container, "element", "low_first")
 
 
-def _pieces(shape: tuple[int, ...], block: int) -> Iterator[tuple[slice, slice]]:
-    """Cut [rows, n] into pieces of about CHUNK elements, whole blocks each, in flat order."""
+def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of [rows, n] that are worked on together: about STRIP elements."""
     rows, length = shape
-    width = max(1, CHUNK // block) * block
-    height = max(1, CHUNK // max(1, length))
+    height = max(1, STRIP // max(1, length))
     for top in range(0, rows, height):
-        for left in range(0, length, width):
-            yield slice(top, min(rows, top + height)), slice(left, min(length, left + width))
-
-
-def _flat(chosen: NDArray[np.bool_], row: slice, column: slice, length: int) -> I64:
-    """Flat indices in the tensor of the chosen elements of a piece, ascending."""
-    r, c = np.nonzero(chosen)
-    flat: I64 = (r + row.start) * length + (c + column.start)
-    return flat
+        yield slice(top, min(rows, top + height))
 
 
 def _places(sparse: Sparse, tensor: F32) -> tuple[I64, I64]:
@@ -195,19 +198,14 @@ def _places(sparse: Sparse, tensor: F32) -> tuple[I64, I64]:
     return row, column
 
 
-def _is_outlier(x: F32, block: int, threshold: float) -> NDArray[np.bool_]:
-    """Which elements of [rows, n] are above threshold * their block's deviation."""
-    rows, length = x.shape
-    blocks = -(-length // block)
-    squares = np.zeros((rows, blocks * block))
-    np.square(x, out=squares[:, :length], dtype=np.float64)
-    # A running sum adds in element order; the squares of binary32 numbers are exact.
-    sums = np.cumsum(squares.reshape(rows, blocks, block), axis=2)[:, :, -1]
-    sizes = np.full(blocks, block)
-    sizes[-1] = length - (blocks - 1) * block
-    bounds = threshold * np.sqrt(sums / sizes)
-    above: NDArray[np.bool_] = np.abs(x) > np.repeat(bounds, block, axis=1)[:, :length]
-    return above
+def _bounds(x: F32, block: int, threshold: float, blocks: BlockWork) -> F64:
+    """The largest magnitude that is no outlier, of every block of [rows, length]."""
+    length = x.shape[1]
+    sums = blocks.errors(x, None, None, block)
+    sizes = np.full(sums.shape[1], block)
+    sizes[-1:] = length - (len(sizes) - 1) * block
+    bounds: F64 = threshold * np.sqrt(sums / sizes)
+    return bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +235,58 @@ class _Errors:
         return _Errors(self.index[keep], self.errors[keep], self.keys[keep])
 
 
-def _worst(x: F32, decoded: F32, weights: F32 | None, limit: int) -> _Errors:
+def _worst(x: F32, decoded: F32, weights: F32 | None, limit: int, blocks: BlockWork) -> _Errors:
     """The ``limit`` largest weighted errors, with memory for little more than these."""
+    floor = _guess(x, decoded, weights, limit)
+    found = _worst_above(x, decoded, weights, limit, floor, blocks)
+    if len(found.keys) < limit and floor >= 0:
+        found = _worst_above(x, decoded, weights, limit, -1.0, blocks)
+    return found.best(limit)
+
+
+def _worst_above(
+    x: F32, decoded: F32, weights: F32 | None, limit: int, floor: float, blocks: BlockWork
+) -> _Errors:
+    """The largest of those errors that count for more than ``floor``: ``limit`` or some more."""
     found = _Errors(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0))
-    floor = -1.0
-    for row, column in _pieces(x.shape, 1):
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            errors = np.subtract(x[row, column], decoded[row, column], dtype=np.float32)
-            keys = np.abs(errors.astype(np.float64))  # times a binary32 weight it is exact
-            if weights is not None:
-                keys *= weights[column]
-        chosen = np.isfinite(errors) & (errors != 0) & (keys > floor)
-        flat = _flat(chosen, row, column, x.shape[1])
-        found = found.join(_Errors(flat, errors[chosen], keys[chosen]))
+    for row in _strips(x.shape):
+        strip, other = np.ascontiguousarray(x[row]), np.ascontiguousarray(decoded[row])
+        places = blocks.errors_above(strip, other, weights, floor)
+        columns = places % max(1, x.shape[1])
+        errors, keys = _errors_and_keys(
+            strip.reshape(-1)[places],
+            other.reshape(-1)[places],
+            None if weights is None else weights[columns],
+        )
+        found = found.join(_Errors(places + row.start * x.shape[1], errors, keys))
         if len(found.keys) > 2 * limit:
             found = found.best(limit)
             floor = float(found.keys.min(initial=np.inf))  # a later equal one loses the tie
-    return found.best(limit)
+    return found
+
+
+def _guess(x: F32, decoded: F32, weights: F32 | None, limit: int) -> float:
+    """What somewhat more than ``limit`` errors count for more than, by a sample; -1: all do."""
+    if x.size < 16 * SAMPLE:
+        return -1.0
+    columns = slice(None, None, min(61, x.shape[1]))
+    rows = slice(None, None, max(1, x[:, columns].size // SAMPLE))
+    _, keys = _errors_and_keys(
+        x[rows, columns],
+        decoded[rows, columns],
+        None if weights is None else weights[columns],
+    )
+    keys = np.nan_to_num(keys.reshape(-1), nan=-1.0, posinf=-1.0)
+    wanted = int(1.5 * limit * keys.size / x.size) + 16
+    return -1.0 if wanted >= keys.size else float(np.partition(keys, -wanted)[-wanted])
+
+
+def _errors_and_keys(x: F32, decoded: F32, weights: F32 | None) -> tuple[F32, F64]:
+    """The errors in binary32, and what they count for."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        errors = np.subtract(x, decoded, dtype=np.float32)
+        keys = np.abs(errors.astype(np.float64))  # times a binary32 weight it is exact
+        return errors, keys if weights is None else keys * weights
 
 
 def _residual_scale(largest_error: float, number: SmallFloat) -> float:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .blockwork import NUMPY, BlockWork, WordTable
 from .elements import U8
 from .floats import SmallFloat
 from .format import Format, ScaleWord
 from .reference import TensorLevel
 from .scales import is_fp32_word
 from .streams import CENTER
-from .thresholds import F32
+from .thresholds import F32, round_down_fp32
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 U32 = NDArray[np.uint32]
 
 
 def to_word(
-    word: ScaleWord, values: F32, *, magnitude_only: bool = False, unit: float = 1.0
+    word: ScaleWord,
+    values: F32,
+    *,
+    magnitude_only: bool = False,
+    unit: float = 1.0,
+    blocks: BlockWork = NUMPY,
 ) -> U32:
     """The words nearest to binary32 values, ties to even, at most the largest.
 
@@ -29,44 +39,41 @@ def to_word(
     """
     if is_fp32_word(word):
         return np.ascontiguousarray(values, np.float32).view(np.uint32)
-    midpoints = _midpoints(word.number) * unit  # exact: at most 17 bits times 24
-    sizes = np.abs(values).astype(np.float64)
-    codes = np.searchsorted(midpoints, sizes, side="left").astype(np.uint32)
-    inside = codes < len(midpoints)
-    tie = inside & (midpoints[np.where(inside, codes, 0)] == sizes)
-    codes += (tie & (codes % 2 == 1)).astype(np.uint32)
-    words = codes << np.uint32(word.magnitude_lsb)
+    words = blocks.ranks(np.abs(values), _thresholds(word.number, unit))
+    words <<= np.uint32(word.magnitude_lsb)
     if word.sign_bit is not None and not magnitude_only:
         words |= np.signbit(values).astype(np.uint32) << np.uint32(word.sign_bit)
-    return words.astype(np.uint32)
+    return words
 
 
-def from_word(word: ScaleWord, words: U32) -> F32:
+def from_word(word: ScaleWord, words: U32, blocks: BlockWork = NUMPY) -> F32:
     """The binary32 values of words; metabits do not count."""
     if is_fp32_word(word):
         return np.ascontiguousarray(words, np.uint32).view(np.float32)
-    mask = np.uint32((1 << word.number.magnitude_bits) - 1)
-    values: F32 = _values(word.number)[(words >> np.uint32(word.magnitude_lsb)) & mask]
-    if word.sign_bit is None:
-        return values
-    negative = (words >> np.uint32(word.sign_bit)) & 1
-    return np.asarray(np.where(negative, -values, values), np.float32)
+    return blocks.word_values(words, _table(word), 1.0)
 
 
 @lru_cache(maxsize=32)
-def _values(number: SmallFloat) -> F32:
-    return np.array([np.nan if m is None else float(m) for m in number.magnitudes()], np.float32)
+def _table(word: ScaleWord) -> WordTable:
+    number = word.number
+    values = [np.nan if m is None else float(m) for m in number.magnitudes()]
+    table = np.array(values, np.float32)
+    return WordTable(table, word.magnitude_lsb, number.magnitude_bits, word.sign_bit)
 
 
 @lru_cache(maxsize=32)
-def _midpoints(number: SmallFloat) -> NDArray[np.float64]:
-    """Between the finite magnitudes, which begin at code 0: exact in binary64."""
+def _thresholds(number: SmallFloat, unit: float) -> F32:
+    """Between neighbours of the finite magnitudes, which begin at code 0; a tie goes to even."""
     finite = np.array([float(m) for m in number.magnitudes() if m is not None])
-    return np.asarray((finite[:-1] + finite[1:]) / 2, np.float64)
+    midpoints = (finite[:-1] + finite[1:]) / 2 * unit  # exact: at most 17 bits times 24
+    upper_is_even = np.arange(len(midpoints)) % 2 == 1
+    thresholds = round_down_fp32(midpoints, upper_is_even)
+    thresholds.flags.writeable = False
+    return thresholds
 
 
 def store(
-    values: F32, inner: Format, flat: bool, center: bool, name: str
+    values: F32, inner: Format, flat: bool, center: bool, name: str, engine: Engine
 ) -> tuple[dict[str, U8], F32]:
     """Quantize a matrix of scales or minima with a format of its own.
 
@@ -76,6 +83,7 @@ def store(
         flat: all values are one row.
         center: their mean (in binary64, rounded once) is subtracted first.
         name: prefix of the streams: ``scales`` gives ``scales.codes``.
+        engine: does the inner format's elements (``Engine.inner``).
 
     Returns:
         The streams, and the float32 [rows, columns] that they decode to.
@@ -88,10 +96,10 @@ def store(
         mean = np.float32(matrix.mean(dtype=np.float64) if matrix.size else 0)
         matrix = matrix - mean
         streams[f"{name}.{CENTER}"] = np.array([mean], "<f4").view(np.uint8)[None]
-    packed = encode(inner, np.ascontiguousarray(matrix, np.float32), TensorLevel())
+    packed = encode(inner, np.ascontiguousarray(matrix, np.float32), TensorLevel(), engine)
     streams |= {f"{name}.{part}": octets for part, octets in packed.items()}
     shape = (values.shape[0], values.shape[1])
-    return streams, read_stored(streams, inner, shape, flat, center, name)
+    return streams, read_stored(streams, inner, shape, flat, center, name, engine)
 
 
 def read_stored(
@@ -101,6 +109,7 @@ def read_stored(
     flat: bool,
     center: bool,
     name: str,
+    engine: Engine,
 ) -> F32:
     """What ``store`` stored: float32 of ``shape``."""
     from .pipeline import decode
@@ -108,7 +117,7 @@ def read_stored(
     columns = shape[0] * shape[1] if flat else shape[1]
     prefix = f"{name}."
     own = {key.removeprefix(prefix): s for key, s in streams.items() if key.startswith(prefix)}
-    values = decode(inner, own, columns, TensorLevel())
+    values = decode(inner, own, columns, TensorLevel(), engine)
     if center:
         mean = np.ascontiguousarray(streams[prefix + CENTER]).view("<f4").astype(np.float32)
         most = np.finfo(np.float32).max

@@ -15,6 +15,7 @@ Encoding is two searches among thresholds, never a rounded division:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -327,7 +328,8 @@ def _scale_view(fmt: Format) -> ScaleView:
     number = word.number
     fp32 = is_fp32_word(word)
     magnitudes = () if fp32 else number.magnitudes()
-    above = [c for c, m in enumerate(magnitudes) if m is not None and m >= scale.minimum]
+    numbers = [(m, c) for c, m in enumerate(magnitudes) if m is not None]  # ascending
+    above = [c for _, c in numbers[bisect_left(numbers, (scale.minimum, 0)) :]]
     rule = _rule(fmt)
     rules = [
         rule(magnitudes[a] or Fraction(0), magnitudes[b] or Fraction(0), b)
@@ -400,8 +402,15 @@ def _rule(fmt: Format) -> Rule:
 _ROUNDINGS: dict[str, Rule] = {
     "down": lambda _, high, __: (high, True),
     "up": lambda low, _, __: (low, False),
-    "even": lambda low, high, high_code: ((low + high) / 2, high_code % 2 == 0),
+    "even": lambda low, high, high_code: (_middle(low, high), high_code % 2 == 0),
 }
+
+
+def _middle(low: Fraction, high: Fraction) -> Fraction:
+    """(low + high) / 2 as one fraction: a wide scale word has tens of thousands of them."""
+    below = low.denominator * high.denominator
+    above = low.numerator * high.denominator + high.numerator * low.denominator
+    return Fraction(above, 2 * below)
 
 
 def _upper_power(low: Fraction, high: Fraction) -> Fraction:

@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiler.blockwork import BlockWork
 from ..compiler.engine import Engine, ReferenceEngine
 from ..compiler.format import Format
 from ..compiler.kernel import kernel_format
+from ..compiler.narrow import Decoded
 from ..compiler.pipeline import decode, encode
 from ..compiler.reference import TensorLevel
 
@@ -25,6 +27,8 @@ class Backend(Protocol):
     """Encodes and decodes rows of one format, bit for bit like the reference."""
 
     name: str
+    #: Looks for the peaks of blocks, where a tensor's second level asks for them.
+    blocks: BlockWork
 
     def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> dict[str, U8]:
         """Stream name -> uint8 [stream rows, bytes], from C-contiguous float32 [rows, n].
@@ -34,8 +38,14 @@ class Backend(Protocol):
         """
         ...
 
-    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
-        """float32 [rows, length] from the streams that ``encode`` makes."""
+    def decode(
+        self, streams: dict[str, U8], length: int, level: TensorLevel, dtype: str = "float32"
+    ) -> Decoded:
+        """[rows, length] from the streams that ``encode`` makes.
+
+        Each value is rounded once to binary32, and then to ``dtype``: ``float32``, ``float16``
+        or ``bfloat16``, whose bits come as uint16.
+        """
         ...
 
 
@@ -45,15 +55,18 @@ class EngineBackend:
     def __init__(self, fmt: Format, engine: Engine, name: str) -> None:
         self.name = name
         self.engine = engine
+        self.blocks = engine.blocks
         self._format = fmt
 
     def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> dict[str, U8]:
         """See ``Backend.encode``."""
         return encode(self._format, x, level, self.engine, weights)
 
-    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
+    def decode(
+        self, streams: dict[str, U8], length: int, level: TensorLevel, dtype: str = "float32"
+    ) -> Decoded:
         """See ``Backend.decode``."""
-        return decode(self._format, streams, length, level, self.engine)
+        return decode(self._format, streams, length, level, self.engine, dtype)
 
 
 class ReferenceBackend(EngineBackend):

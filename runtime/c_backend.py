@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..codegen.c import emit, symbol
+from ..codegen.c import emit_target, symbol
 from ..compiler.format import Format, Stream
+from ..compiler.kernel import kernel_format
 from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
-from .backend import F32, U8, BackendUnavailable
-from .compile_cache import compile_library
+from .backend import F32, U8
+from .compile_cache import load_library
+from .cpu import fastest_target, target_of
+from .memory import aligned_empty
+from .native.blocks import NativeBlockWork
+from .threads import over_rows, processors
 
-#: Below this many elements another thread costs more than it saves.
-THREAD_GRAIN = 1 << 18
+#: What is decoded to: name -> the C's ``fmtc_number``, and what NumPy holds it in.
+_NUMBERS: dict[str, tuple[int, type[np.generic]]] = {
+    "float32": (0, np.float32),
+    "bfloat16": (1, np.uint16),
+    "float16": (2, np.float16),
+}
+
+#: Rows of decoded numbers.
+Decoded = NDArray[Any]
 
 #: Scales, selects and zeros, one entry for each block.
 _Given = tuple[F32, U8 | None, F32 | None]
 _Array = TypeVar("_Array", F32, U8)
 
 _SIZE, _FLOAT, _POINTER = ctypes.c_size_t, ctypes.c_float, ctypes.c_void_p
+_INT = ctypes.c_int
 
 
 class CBackend:
@@ -39,24 +51,32 @@ class CBackend:
 
     Args:
         fmt: the format.
-        native: use every instruction of this processor; False gives portable code.
+        target: one of ``codegen.c.targets``; None takes the fastest that this processor runs.
         threads: at most so many threads; None means one for each processor.
 
     Raises:
-        BackendUnavailable: no compiler, or it cannot build the library; says why.
+        BackendUnavailable: no compiler, it cannot build the library, or this processor does
+            not run the target; says why.
+        ValueError: there is no such target.
     """
 
     name = "c"
 
-    def __init__(self, fmt: Format, *, native: bool = True, threads: int | None = None) -> None:
+    def __init__(
+        self, fmt: Format, *, target: str | None = None, threads: int | None = None
+    ) -> None:
         self._format = fmt
         self._view = view_of(fmt)
         self._codes = next(stream for stream in fmt.streams if stream.name == "codes")
-        self._threads = threads or _processors()
-        library = _load(fmt, native)
-        prefix = symbol(fmt)
+        self._threads = threads or processors()
+        self.blocks = NativeBlockWork(self._threads)
+        self._inner: dict[Format, CBackend] = {}
+        self.target = fastest_target() if target is None else target_of(target)
+        library = load_library(emit_target(fmt, self.target), native=False)
+        prefix = f"{symbol(fmt)}_{self.target.name}"
         stream = [_POINTER, _SIZE]
         given = [_POINTER, _POINTER, _POINTER, _SIZE]
+        out = [_POINTER, _SIZE, _INT]
         self._encode_given = _function(
             library,
             f"{prefix}_encode_given",
@@ -64,10 +84,7 @@ class CBackend:
             None,
         )
         self._decode_given = _function(
-            library,
-            f"{prefix}_decode_given",
-            [_SIZE, _SIZE, *stream, *given, _POINTER, _SIZE],
-            None,
+            library, f"{prefix}_decode_given", [_SIZE, _SIZE, *stream, *given, *out], None
         )
         if not fmt.is_plain:
             return
@@ -77,9 +94,16 @@ class CBackend:
             [_SIZE, _SIZE, _POINTER, _SIZE, _FLOAT, _POINTER, *stream * 3],
             _SIZE,
         )
-        packed = [_SIZE, _SIZE, *stream * 3, _FLOAT]
-        self._decode = _function(library, f"{prefix}_decode", [*packed, _POINTER, _SIZE], None)
-        self._dot = _function(library, f"{prefix}_dot", [*packed, _POINTER, _POINTER], None)
+        self._decode = _function(
+            library, f"{prefix}_decode", [_SIZE, _SIZE, *stream * 3, _FLOAT, *out], None
+        )
+
+    def inner(self, fmt: Format) -> CBackend:
+        """See ``Engine.inner``."""
+        kernel = kernel_format(fmt)
+        if kernel not in self._inner:
+            self._inner[kernel] = CBackend(kernel, target=self.target.name, threads=self._threads)
+        return self._inner[kernel]
 
     def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
         """See ``Backend.encode``.
@@ -110,23 +134,28 @@ class CBackend:
             )
             broken.append(found)
 
-        self._over_rows(work, rows, length)
+        over_rows(work, rows, length, self._threads)
         if sum(broken) and self._view.scale.nan_magnitude is None:
             raise ValueError("the format has no NaN to propagate")
         return streams
 
     def decode(
-        self, streams: dict[str, U8], length: int, level: TensorLevel, out: F32 | None = None
-    ) -> F32:
+        self,
+        streams: dict[str, U8],
+        length: int,
+        level: TensorLevel,
+        dtype: str = "float32",
+        out: Decoded | None = None,
+    ) -> Decoded:
         """See ``Backend.decode``; writes to ``out``, C-contiguous [rows, length], where given.
 
         Raises:
-            ValueError: a stream is missing, too short, or not uint8 rows, or ``out`` does
-                not fit; or the format goes through the pipeline.
+            ValueError: a stream is missing, too short, or not uint8 rows, ``out`` does
+                not fit, or there is no such dtype; or the format goes through the pipeline.
         """
         self._check_fused()
         checked, rows = self._check(streams, length)
-        result = _output(out, rows, length)
+        number, result = _output(out, dtype, rows, length)
 
         def work(top: int, bottom: int) -> None:
             self._decode(
@@ -136,49 +165,11 @@ class CBackend:
                 level.multiplier,
                 _address(result, top),
                 length,
+                number,
             )
 
-        self._over_rows(work, rows, length)
+        over_rows(work, rows, length, self._threads)
         return result
-
-    def dot(self, streams: dict[str, U8], length: int, level: TensorLevel, vector: F32) -> F32:
-        """Packed matrix times vector: float32 [rows].
-
-        Every product of grid value and vector element is exact, sums are binary64 in an
-        order that the generated C states (so the bits are the same on every machine), and
-        each row is rounded once to binary32. It differs from sum(decoded * vector), whose
-        elements are rounded one by one, by at most
-        2^-22 * sum(|decoded * vector|) + 2^-149 * (sum(|vector|) + 1).
-
-        Args:
-            streams: as ``encode`` returns them.
-            length: elements per row.
-            level: the tensor's second level.
-            vector: float32 [length].
-
-        Raises:
-            ValueError: a stream is missing, too short, or not uint8 rows, or the vector is
-                not of this length; or the format goes through the pipeline.
-        """
-        self._check_fused()
-        if vector.shape != (length,):
-            raise ValueError(f"the vector has shape {vector.shape}, the rows need ({length},)")
-        checked, rows = self._check(streams, length)
-        factor = np.ascontiguousarray(vector, np.float32)
-        out = np.empty(rows, np.float32)
-
-        def work(top: int, bottom: int) -> None:
-            self._dot(
-                bottom - top,
-                length,
-                *_stream_arguments(checked, top),
-                level.multiplier,
-                _address(factor, 0),
-                _address(out, top),
-            )
-
-        self._over_rows(work, rows, length)
-        return out
 
     def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
         """Codes of rows whose blocks' scales are given: only the elements are rounded here.
@@ -214,7 +205,7 @@ class CBackend:
                 width,
             )
 
-        self._over_rows(work, rows, length)
+        over_rows(work, rows, length, self._threads)
         return codes
 
     def decode_given(
@@ -224,8 +215,9 @@ class CBackend:
         selects: U8 | None,
         zeros: F32 | None,
         length: int,
-        out: F32 | None = None,
-    ) -> F32:
+        dtype: str = "float32",
+        out: Decoded | None = None,
+    ) -> Decoded:
         """Rows from their codes and what ``encode_given`` was given.
 
         Args:
@@ -234,16 +226,17 @@ class CBackend:
             selects: see ``encode_given``; what a select field can say, but no grid has, is NaN.
             zeros: see ``encode_given``.
             length: elements per row.
-            out: C-contiguous float32 [rows, length] to write to, allocated when None.
+            dtype: see ``Engine.decode``.
+            out: C-contiguous [rows, length] to write to, allocated when None.
 
         Raises:
-            ValueError: an array does not fit.
+            ValueError: an array does not fit, or there is no such dtype.
         """
         codes = self._check_stream(self._codes, codes, length)
         rows = len(codes)
         tables = len(self._view.decode_bits) >> self._format.code_bits
         given = self._check_given(rows, length, (scales, selects, zeros), tables)
-        result = _output(out, rows, length)
+        number, result = _output(out, dtype, rows, length)
 
         def work(top: int, bottom: int) -> None:
             self._decode_given(
@@ -254,9 +247,10 @@ class CBackend:
                 *_given_arguments(given, top),
                 _address(result, top),
                 length,
+                number,
             )
 
-        self._over_rows(work, rows, length)
+        over_rows(work, rows, length, self._threads)
         return result
 
     def _check_fused(self) -> None:
@@ -314,16 +308,6 @@ class CBackend:
             zeros = _of_blocks("zeros", zeros, np.float32, shape)
         return scales, selects, zeros
 
-    def _over_rows(self, work: Callable[[int, int], None], rows: int, length: int) -> None:
-        """Do ``work(first row, end row)`` for all rows, in several threads when it pays."""
-        parts = max(1, min(self._threads, rows, rows * length // THREAD_GRAIN))
-        edges = [rows * i // parts for i in range(parts + 1)]
-        if parts == 1:
-            work(0, rows)
-            return
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(work, edges[:-1], edges[1:]))
-
 
 @lru_cache(maxsize=64)
 def _thresholds(fmt: Format, multiplier: float) -> F32:
@@ -341,13 +325,19 @@ def _elements(x: F32) -> F32:
         return np.ascontiguousarray(x, np.float32)
 
 
-def _output(out: F32 | None, rows: int, length: int) -> F32:
-    """The array to write decoded rows to, allocated when None."""
-    result = np.empty((rows, length), np.float32) if out is None else out
-    fits = result.shape == (rows, length) and result.dtype == np.float32
-    if not (fits and result.flags.c_contiguous and result.flags.writeable):
-        raise ValueError(f"the output is not writeable contiguous float32 [{rows}, {length}]")
-    return result
+def _output(out: Decoded | None, dtype: str, rows: int, length: int) -> tuple[int, Decoded]:
+    """The C's number for ``dtype``, and the array to write to, allocated when None."""
+    if dtype not in _NUMBERS:
+        raise ValueError(f"no numbers '{dtype}' to decode to; there are {', '.join(_NUMBERS)}")
+    number, kind = _NUMBERS[dtype]
+    if out is None:
+        return number, aligned_empty((rows, length), kind)
+    fits = out.shape == (rows, length) and out.dtype == kind
+    if not (fits and out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(
+            f"the output is not writeable contiguous {np.dtype(kind)} [{rows}, {length}]"
+        )
+    return number, out
 
 
 def _of_blocks(name: str, array: _Array, dtype: type[np.generic], shape: tuple[int, int]) -> _Array:
@@ -375,30 +365,9 @@ def _stream_arguments(streams: dict[str, U8], top: int) -> list[int | None]:
     return arguments
 
 
-def _address(array: U8 | F32, row: int) -> int:
+def _address(array: NDArray[Any], row: int) -> int:
     """The address of a row of a C-contiguous array."""
     return int(array.ctypes.data) + row * array.strides[0]
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _load(fmt: Format, native: bool) -> ctypes.CDLL:
-    """The format's library. One that cannot be loaded (cut short on disk) is built again."""
-    files = emit(fmt)
-    path = compile_library(files, native=native)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-    path = compile_library(files, native=native)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BackendUnavailable(f"the built library cannot be loaded: {error}") from error
 
 
 def _function(

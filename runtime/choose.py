@@ -17,6 +17,12 @@ def _c(fmt: Format) -> Backend:
     return EngineBackend(fmt, CBackend(kernel_format(fmt)), "c")
 
 
+def _numba(fmt: Format) -> Backend:
+    from .numba_backend import NumbaEngine
+
+    return EngineBackend(fmt, NumbaEngine(kernel_format(fmt)), "numba")
+
+
 def _triton(fmt: Format) -> Backend:
     from .triton_backend import TritonBackend
 
@@ -30,6 +36,7 @@ def _triton(fmt: Format) -> Backend:
 BACKENDS: dict[str, Callable[[Format], Backend]] = {
     "reference": ReferenceBackend,
     "c": _c,
+    "numba": _numba,
     "triton": _triton,
 }
 
@@ -45,7 +52,9 @@ def _make(fmt: Format, name: str) -> Backend | BackendUnavailable:
 
 
 def backend_for(fmt: Format, name: str = "auto") -> Backend:
-    """The back end called ``name``; ``auto`` is C, or the reference after one notice.
+    """The back end called ``name``; ``auto`` is C, else numba, else the reference.
+
+    Where ``auto`` is not C, one notice says what is missing and how to get it.
 
     Raises:
         ValueError: there is no back end of that name.
@@ -53,10 +62,7 @@ def backend_for(fmt: Format, name: str = "auto") -> Backend:
     """
     if name == "auto":
         made = _make(fmt, "c")
-        if isinstance(made, BackendUnavailable):
-            _notice(f"fmtc works with the slower NumPy reference: {made}")
-            return ReferenceBackend(fmt)
-        return made
+        return _instead_of_c(fmt, made) if isinstance(made, BackendUnavailable) else made
     if name not in BACKENDS:
         raise ValueError(f"no back end '{name}'; there are auto, {', '.join(BACKENDS)}")
     made = _make(fmt, name)
@@ -65,7 +71,20 @@ def backend_for(fmt: Format, name: str = "auto") -> Backend:
     return made
 
 
+def _instead_of_c(fmt: Format, reason: BackendUnavailable) -> Backend:
+    """The next best back end, after one notice."""
+    made = _make(fmt, "numba")
+    if isinstance(made, BackendUnavailable):
+        _notice(
+            f"fmtc works with the slower NumPy reference: {reason}; gcc or clang makes it fast, "
+            f"and without one numba does: {made}"
+        )
+        return ReferenceBackend(fmt)
+    _notice(f"fmtc works with numba: {reason}; gcc or clang makes it faster still")
+    return made
+
+
 def _notice(message: str) -> None:
     if message not in _noticed:
         _noticed.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
+        warnings.warn(message, RuntimeWarning, stacklevel=6)

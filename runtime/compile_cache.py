@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -81,6 +82,31 @@ def compile_library(
     raise BackendUnavailable(f"'{shlex.join(compiler)}' cannot build the C back end: {complaint}")
 
 
+def load_library(
+    files: Mapping[str, str], *, native: bool = True, extra_flags: tuple[str, ...] = ()
+) -> ctypes.CDLL:
+    """The loaded library of C files; one that cannot be loaded (cut short on disk) is built again.
+
+    Args:
+        files: see ``compile_library``.
+        native: see ``compile_library``.
+        extra_flags: see ``compile_library``.
+
+    Raises:
+        BackendUnavailable: it cannot be built, or what was built cannot be loaded.
+    """
+    path = compile_library(files, native=native, extra_flags=extra_flags)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+    path = compile_library(files, native=native, extra_flags=extra_flags)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BackendUnavailable(f"the built library cannot be loaded: {error}") from error
+
+
 def _build(
     files: Mapping[str, str], compiler: tuple[str, ...], flags: tuple[str, ...], library: Path
 ) -> str:
@@ -92,8 +118,11 @@ def _build(
                 (Path(scratch) / name).write_text(text, encoding="utf-8")
             sources = [name for name in files if name.endswith(".c")]
             complaint = _run([*compiler, *flags, "-o", "library.so", *sources], scratch)
+            built = Path(scratch) / "library.so"
+            if not complaint and not built.is_file():
+                return "it ended with status 0, but wrote no library"
             if not complaint:
-                (Path(scratch) / "library.so").replace(library)
+                built.replace(library)
             return complaint
     except OSError as error:
         raise BackendUnavailable(

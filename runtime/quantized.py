@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..compiler.resolve import compile_text
 from ..compiler.sides import from_streams
 from ..compiler.streams import stream_shapes
 from ..dsl.diagnostics import FormatError
-from .arrays import DTYPES, Rows, from_rows, to_rows
+from .arrays import DTYPES, Rows, decoded_type, from_rows, to_rows
 from .atomic import write_atomically
 from .backend import F32, U8
 from .choose import backend_for
@@ -89,9 +89,9 @@ class QuantizedTensor:
 
         Values are grid * scale rounded once to binary32, then to the dtype if it is narrower.
         """
-        return from_rows(
-            self.to_float32(backend=backend), self.shape, self.dtype, self.framework, self.device
-        )
+        worker, dtype = backend_for(self.format, backend), decoded_type(self.dtype)
+        values = worker.decode(dict(self.streams), self.length, self.level, dtype)
+        return from_rows(values, self.shape, self.dtype, self.framework, self.device)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the packed bytes, the .fmt text and the hashes.
@@ -140,10 +140,11 @@ def quantize(fmt: Format, x: Any, *, backend: str = "auto", weights: Any = None)
     """See ``Format.quantize``."""
     rows = to_rows(x)
     _check_records(fmt, rows)
-    values = _admit(fmt, rows)
-    level = calibrate(fmt, values)
+    values, absmax = _admit(fmt, rows)
     counted = None if weights is None else _admit_weights(weights, rows.values.shape[1])
-    streams = backend_for(fmt, backend).encode(values, level, counted)
+    worker = backend_for(fmt, backend)
+    level = calibrate(fmt, values, absmax, worker.blocks)
+    streams = worker.encode(values, level, counted)
     return _build(fmt, rows, level, streams)
 
 
@@ -178,8 +179,9 @@ def _admit_weights(weights: Any, length: int) -> F32:
     Raises:
         RefusedInput: they are not, or of another length.
     """
-    values = to_rows(weights).values.reshape(-1)
-    if values.size != length or not np.isfinite(values).all() or (values < 0).any():
+    rows = to_rows(weights)
+    values = rows.values.reshape(-1)
+    if values.size != length or not rows.seen.is_finite or (values < 0).any():
         raise RefusedInput(
             f"weights of the error are {length} finite numbers that are not negative, one for "
             f"each element of a row; these are {values.size}"
@@ -187,44 +189,54 @@ def _admit_weights(weights: Any, length: int) -> F32:
     return values
 
 
-def _admit(fmt: Format, rows: Rows) -> F32:
-    """Apply the NaN and Inf policies; a copy is made only where something changes.
+def _admit(fmt: Format, rows: Rows) -> tuple[F32, float]:
+    """The elements under the NaN and Inf policies, and their largest finite magnitude.
+
+    A copy is made only where something changes in the caller's own memory.
 
     Raises:
         RefusedInput: a NaN or infinity that the format refuses, with its place.
     """
-    policies, x = fmt.policies, rows.values
-    changed: F32 | None = None
-    for place in chunks(fmt, *x.shape):
-        piece = x[place]
-        if np.isfinite(piece).all():
-            continue
-        for what, found, policy in (
-            ("a NaN", np.isnan(piece), policies.nan),
-            ("an infinity", np.isinf(piece), policies.inf),
-        ):
-            if found.any() and policy == "error":
-                raise _refusal(fmt, rows, what, place, found)
-        changed = x.copy() if changed is None else changed
-        target = changed[place]
-        largest = np.finfo(np.float32).max
+    policies, seen = fmt.policies, rows.seen
+    if seen.is_finite:
+        return rows.values, seen.absmax
+    if seen.has_nan and policies.nan == "error":
+        raise _refusal(fmt, rows, "a NaN", np.isnan)
+    if seen.has_infinity and policies.inf == "error":
+        raise _refusal(fmt, rows, "an infinity", np.isinf)
+    if policies.nan == "propagate" and not seen.has_infinity:
+        return rows.values, seen.absmax
+    values = rows.values.copy() if rows.shared else rows.values
+    largest = np.finfo(np.float32).max
+    for place in chunks(fmt, *values.shape):
+        piece = values[place]
         if policies.nan == "zero":
-            target[np.isnan(piece)] = 0
-        np.clip(target, -largest, largest, out=target)
-    return x if changed is None else changed
+            piece[np.isnan(piece)] = 0
+        np.clip(piece, -largest, largest, out=piece)
+    return values, float(largest) if seen.has_infinity else seen.absmax
 
 
 def _refusal(
-    fmt: Format, rows: Rows, what: str, place: tuple[slice, slice], found: NDArray[np.bool_]
+    fmt: Format, rows: Rows, what: str, is_one: Callable[[F32], NDArray[np.bool_]]
 ) -> RefusedInput:
-    row, column = (int(i) for i in np.argwhere(found)[0])
-    where = _index(rows.shape, place[0].start + row, place[1].start + column)
+    """What to raise for the first element of which ``is_one`` is true."""
+    where = _index(rows.shape, *_first(fmt, rows.values, is_one))
     setting = "nan zero" if what == "a NaN" else "inf saturate"
     rounded = rows.dtype == "float64" and what != "a NaN"
     return RefusedInput(
         f"the input has {what} at {where}{' (past 3.4e38 in fp32)' * rounded}, which the format "
         f"'{fmt.name}' refuses: say '{setting}' in the .fmt file, or clean the tensor"
     )
+
+
+def _first(fmt: Format, x: F32, is_one: Callable[[F32], NDArray[np.bool_]]) -> tuple[int, int]:
+    """Row and column of the first element of which ``is_one`` is true."""
+    for place in chunks(fmt, *x.shape):
+        found = is_one(x[place])
+        if found.any():
+            row, column = (int(i) for i in np.argwhere(found)[0])
+            return place[0].start + row, place[1].start + column
+    raise ValueError("there is no such element")
 
 
 def _index(shape: tuple[int, ...], row: int, column: int) -> str:

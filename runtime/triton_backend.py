@@ -19,11 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codegen.triton import emit
+from ..compiler.engine import Engine, ReferenceEngine
 from ..compiler.format import Format
+from ..compiler.kernel import kernel_format
+from ..compiler.narrow import Decoded, narrow
 from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
 from .backend import BackendUnavailable
+from .native.blocks import block_work
+from .threads import processors
 
 if TYPE_CHECKING:
     import torch
@@ -96,17 +101,23 @@ class TritonBackend:
         self.interpreted = self.device.type == "cpu"
         self._format = fmt
         self._module = load_module(fmt, self.interpreted)
+        self.blocks = block_work(processors())
+
+    def inner(self, fmt: Format) -> Engine:
+        """See ``Engine.inner``: scales are few, and their elements stay on the host."""
+        return ReferenceEngine(kernel_format(fmt))
 
     def encode(self, x: F32, level: TensorLevel) -> dict[str, U8]:
         """See ``Backend.encode``."""
         encoded = self.encode_tensor(self._tensor(x), level)
         return {name: stream.cpu().numpy() for name, stream in encoded.items()}
 
-    def decode(self, streams: dict[str, U8], length: int, level: TensorLevel) -> F32:
+    def decode(
+        self, streams: dict[str, U8], length: int, level: TensorLevel, dtype: str = "float32"
+    ) -> Decoded:
         """See ``Backend.decode``."""
         tensors = {name: self._tensor(stream) for name, stream in streams.items()}
-        decoded: F32 = self.decode_tensor(tensors, length, level).cpu().numpy()
-        return decoded
+        return narrow(self.decode_tensor(tensors, length, level).cpu().numpy(), dtype)
 
     def gemv(self, streams: dict[str, U8], x: F32, level: TensorLevel) -> F32:
         """float32 [rows]: the encoded matrix [rows, n] times x, float32 [n].
@@ -135,9 +146,10 @@ class TritonBackend:
         selects: U8 | None,
         zeros: F32 | None,
         length: int,
-        out: F32 | None = None,
-    ) -> F32:
-        """See ``Engine.decode_given``."""
+        dtype: str = "float32",
+        out: Decoded | None = None,
+    ) -> Decoded:
+        """See ``Engine.decode_given``; writes to ``out`` where given."""
         decoded: F32 = (
             self.decode_given_tensor(
                 self._tensor(codes),
@@ -149,9 +161,10 @@ class TritonBackend:
             .cpu()
             .numpy()
         )
+        narrowed = narrow(decoded, dtype)
         if out is None:
-            return decoded
-        out[...] = decoded
+            return narrowed
+        out[...] = narrowed
         return out
 
     def encode_tensor(self, x: torch.Tensor, level: TensorLevel) -> dict[str, torch.Tensor]:

@@ -1,15 +1,19 @@
-"""Formats that between them use every policy of the language, and their C back ends."""
+"""Formats that between them use every policy of the language, and their C on every target."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import pytest
+from fmtc.codegen.c.targets import Target
 from fmtc.compiler.format import Format
 from fmtc.compiler.resolve import compile_text
 from fmtc.formats import load
 from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.c_backend import CBackend
+from fmtc.runtime.cpu import runnable_targets
 
 NF4ISH = "-1, -0.75, -0.5, -0.4, -0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1"
 FIVE = ", ".join(str(round((i - 16) / 15 + (i % 3) / 100, 3)) for i in range(32))
@@ -52,6 +56,8 @@ ADHOC = {
     "seven_bits": "block 16  host hif7  grid hif7  scale s1e5m5 { rule argmax  shift auto }",
     "no_zero": """block 16  grid c = codebook 2 { -3, -1, 1, 3 }
         scale ue6m4 { container 32 }  tie up""",
+    "tried": """block 16  grid a = e2m1  grid b = e1m2  scale e4m3 { target targets(6, 4) }
+        select 1 bit at field { 0: a, 1: b }""",
     "saturating": "block 2  grid c = codebook 1 { -0.5, 0.75 }  scale ue7m3 { shift -64 }",
 }
 
@@ -81,30 +87,102 @@ GIVEN_ONLY = {
         compare fp32_reciprocal""",
     "offset_minimum": """block 20  grid u = int 5 { range unsigned }  scale fp32 { rule range }
         zero minimum  offset 0.5  compare fp32_quotient""",
-    "searched": """block 16  grid a = e2m1  grid b = e1m2  scale e4m3 { target targets(6, 4) }
-        select 1 bit at field { 0: a, 1: b }""",
     "wide_word": "block 24  grid e2m2  scale fp16 { codes wanted }",
 }
 SHIPPED = ("e2m3_ue4m4", "mxfp4", "nf4", "nvfp4", "po2_nf4", "sop_pair")
 ALL = (*SHIPPED, *ADHOC)
+EVERY = (*ALL, *GIVEN_ONLY)
+
+#: Formats that between them use every part of a target's kernels: other targets than the fastest
+#: are tested with these always, and with the rest in the slow tests.
+BROAD = (
+    "bytes",
+    "e2m3_ue4m4",
+    "e4m3_rows",
+    "five_bits",
+    "meta_word",
+    "minimum_up",
+    "mirrored",
+    "mxfp4",
+    "one_sided_fp32",
+    "point",
+    "point_after",
+    "po2_nf4",
+    "quotient",
+    "reciprocal",
+    "saturating",
+    "seven",
+    "seven_bits",
+    "sop_pair",
+    "tried",
+)
+
+#: Names of what C decodes to.
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @cache
 def format_of(name: str) -> Format:
-    if name in SHIPPED:
-        return load(name)
-    return compile_text(f"format {name} {{ {(ADHOC | GIVEN_ONLY)[name]} }}")
-
-
-def backend_of(name: str, native: bool = True) -> CBackend:
-    return backend_of_format(format_of(name), native)
+    if name in ADHOC or name in GIVEN_ONLY:
+        return compile_text(f"format {name} {{ {(ADHOC | GIVEN_ONLY)[name]} }}")
+    return load(name)
 
 
 @cache
-def backend_of_format(fmt: Format, native: bool = True) -> CBackend:
+def targets() -> tuple[Target, ...]:
+    """What this processor runs, the fastest first; skips the test where there is no compiler."""
     try:
-        return CBackend(fmt, native=native)
+        return runnable_targets()
     except BackendUnavailable as error:
         if "no C compiler" in str(error):
             pytest.skip(str(error))
         raise
+
+
+def on_targets(names: Sequence[str]) -> pytest.MarkDecorator:
+    """Parametrize by ``name`` and ``which`` targets, for ``backends_of``: in the end all by all."""
+    some = [pytest.param(n, "all" if n in BROAD else "fastest", id=n) for n in names]
+    rest = [
+        pytest.param(n, "others", id=f"{n}-others", marks=pytest.mark.slow)
+        for n in names
+        if n not in BROAD
+    ]
+    return pytest.mark.parametrize(("name", "which"), [*some, *rest])
+
+
+def backends_of(name: str, which: str = "all") -> list[CBackend]:
+    """See ``backends_of_format``."""
+    return backends_of_format(format_of(name), which)
+
+
+def backend_of(name: str) -> CBackend:
+    """The C of a format on the fastest target."""
+    return backends_of(name, "fastest")[0]
+
+
+def backends_of_format(fmt: Format, which: str = "all") -> list[CBackend]:
+    """The C of a format on ``all`` targets, on the ``fastest`` alone, or on all the ``others``."""
+    chosen = {"all": slice(None), "fastest": slice(1), "others": slice(1, None)}[which]
+    found = [_backend(fmt, target.name) for target in targets()[chosen]]
+    if not found:
+        pytest.skip("this processor runs one target alone")
+    return found
+
+
+@cache
+def _backend(fmt: Format, target: str) -> CBackend:
+    return CBackend(fmt, target=target)
+
+
+def same_bits(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether floats (bfloat16: their bits) are the same to the bit, but for what a NaN holds."""
+    if found.dtype != wanted.dtype or found.shape != wanted.shape:
+        return False
+    return bool(np.array_equal(_with_one_nan(found), _with_one_nan(wanted)))
+
+
+def _with_one_nan(x: np.ndarray) -> np.ndarray:
+    if x.dtype == np.uint16:
+        return np.where(x & 0x7FFF > 0x7F80, np.uint16(0x7FC0), x)
+    bits = x.view(f"u{x.itemsize}")
+    return np.where(np.isnan(x), np.array(np.nan, x.dtype).view(bits.dtype), bits)

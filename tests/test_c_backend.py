@@ -1,4 +1,4 @@
-"""The C back end against the reference, bit for bit, on every policy of the language."""
+"""The C back end against the reference, bit for bit, on every policy and every target."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from c_formats import ALL, SHIPPED, backend_of, format_of
+from c_formats import (
+    ALL,
+    DTYPES,
+    SHIPPED,
+    backend_of,
+    backends_of,
+    format_of,
+    on_targets,
+    same_bits,
+    targets,
+)
+from fmtc.codegen.c.targets import TARGETS
 from fmtc.compiler.format import Format
+from fmtc.compiler.narrow import narrow
 from fmtc.compiler.packing import pack
 from fmtc.compiler.reference import TensorLevel, block_scales, calibrate, decode, encode
 from fmtc.compiler.view import view_of
+from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.c_backend import CBackend
 
 RNG = np.random.default_rng(20260101)
@@ -26,18 +39,25 @@ def levels_of(fmt: Format) -> Iterator[TensorLevel]:
         yield TensorLevel(shift=-100)
 
 
-def bits_with_one_nan(x: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
-
-
-def assert_encodes_alike(name: str, x: np.ndarray, level: TensorLevel) -> None:
+def assert_encodes_alike(name: str, which: str, x: np.ndarray, level: TensorLevel) -> None:
     wanted = encode(format_of(name), x, level)
-    for native in (True, False):
-        found = backend_of(name, native).encode(x, level)
+    for backend in backends_of(name, which):
+        found = backend.encode(x, level)
         assert found.keys() == wanted.keys()
         for stream, octets in wanted.items():
             differ = np.argwhere(found[stream] != octets)
-            assert not differ.size, f"{stream} differs first at {differ[0]} (native={native})"
+            assert not differ.size, f"{backend.target.name}: {stream} differs at {differ[0]}"
+
+
+def assert_decodes_alike(
+    name: str, which: str, streams: dict[str, np.ndarray], length: int, level: TensorLevel
+) -> None:
+    values = decode(format_of(name), streams, length, level)
+    for dtype in DTYPES:
+        wanted = narrow(values, dtype)
+        for backend in backends_of(name, which):
+            found = backend.decode(streams, length, level, dtype)
+            assert same_bits(found, wanted), (backend.target.name, dtype)
 
 
 def random_rows(count: int) -> np.ndarray:
@@ -56,18 +76,20 @@ def random_rows(count: int) -> np.ndarray:
     return np.concatenate(kinds).astype(np.float32).reshape(-1, 500)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_random_values_of_every_size_encode_to_the_references_bytes(name: str) -> None:
+@on_targets(ALL)
+def test_random_values_of_every_size_encode_to_the_references_bytes(name: str, which: str) -> None:
     fmt = format_of(name)
     count = 112_000 if name in SHIPPED else 12_000
     x = RNG.permutation(random_rows(count)).reshape(-1, 1000)  # remainders for most blocks
     assert name not in SHIPPED or x.size >= 1_000_000
     for level in [calibrate(fmt, x), *levels_of(fmt)]:
-        assert_encodes_alike(name, x, level)
+        assert_encodes_alike(name, which, x, level)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_midpoints_and_their_neighbours_encode_to_the_references_bytes(name: str) -> None:
+@on_targets(ALL)
+def test_midpoints_and_their_neighbours_encode_to_the_references_bytes(
+    name: str, which: str
+) -> None:
     fmt = format_of(name)
     view = view_of(fmt)
     for level in levels_of(fmt):
@@ -79,7 +101,8 @@ def test_midpoints_and_their_neighbours_encode_to_the_references_bytes(name: str
                 above, below = (np.nextafter(points, np.float32(end)) for end in (np.inf, -np.inf))
                 anchor = scales * np.float32(float(grid.positive_divisor))
             x = anchored_blocks(np.concatenate([points, above, below], axis=1), anchor, fmt.block)
-            assert_encodes_alike(name, np.where(np.isfinite(x), x, np.float32(1)), level)
+            x = np.where(np.isfinite(x), x, np.float32(1))
+            assert_encodes_alike(name, which, x, level)
 
 
 def scales_of(fmt: Format, level: TensorLevel, count: int) -> np.ndarray:
@@ -105,20 +128,13 @@ def anchored_blocks(points: np.ndarray, anchor: np.ndarray, block: int) -> np.nd
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 5, 7, 8, 9, 15, 17, 31, 33, 100, 257, 4095, 4097])
-def test_rows_of_any_length_encode_decode_and_multiply(length: int) -> None:
-    for name in ("mxfp4", "po2_nf4", "sop_pair", "five_bits", "seven", "sixteen", "huge", "bytes"):
+def test_rows_of_any_length_encode_and_decode(length: int) -> None:
+    for name in ("mxfp4", "po2_nf4", "sop_pair", "five_bits", "seven", "bytes", "seven_bits"):
         fmt = format_of(name)
         x = RNG.standard_normal((5, length)).astype(np.float32)
         level = calibrate(fmt, x)
-        assert_encodes_alike(name, x, level)
-        streams = encode(fmt, x, level)
-        wanted = decode(fmt, streams, length, level)
-        found = backend_of(name).decode(streams, length, level)
-        assert np.array_equal(found, wanted)
-        vector = RNG.standard_normal(length).astype(np.float32)
-        product = backend_of(name).dot(streams, length, level, vector)
-        assert product.shape == (5,)
-        assert np.allclose(product, wanted @ vector.astype(np.float64), atol=1e-3)
+        assert_encodes_alike(name, "all", x, level)
+        assert_decodes_alike(name, "all", encode(fmt, x, level), length, level)
 
 
 def test_no_rows_give_no_bytes() -> None:
@@ -126,7 +142,6 @@ def test_no_rows_give_no_bytes() -> None:
     streams = backend_of("nvfp4").encode(np.zeros((0, 16), np.float32), level)
     assert streams["codes"].shape == (0, 8)
     assert backend_of("nvfp4").decode(streams, 16, level).shape == (0, 16)
-    assert backend_of("nvfp4").dot(streams, 16, level, np.ones(16, np.float32)).shape == (0,)
 
 
 def every_block(fmt: Format, words: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
@@ -143,8 +158,10 @@ def every_block(fmt: Format, words: np.ndarray) -> tuple[dict[str, np.ndarray], 
     return {s.name: pack(fields[s.name][None], s) for s in fmt.streams}, len(codes)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_code_under_every_scale_word_decodes_to_the_references_bits(name: str) -> None:
+@on_targets(ALL)
+def test_every_code_under_every_scale_word_decodes_to_the_references_bits(
+    name: str, which: str
+) -> None:
     fmt = format_of(name)
     container = fmt.scale.word.container
     words = np.arange(1 << min(container, 12), dtype=np.uint32)
@@ -152,62 +169,62 @@ def test_every_code_under_every_scale_word_decodes_to_the_references_bits(name: 
         words = RNG.integers(0, 1 << container, 4000 if fmt.block <= 64 else 100, np.uint64)
     streams, length = every_block(fmt, words.astype(np.uint32))
     for level in levels_of(fmt):
-        wanted = bits_with_one_nan(decode(fmt, streams, length, level))
-        for native in (True, False):
-            found = backend_of(name, native).decode(streams, length, level)
-            assert np.array_equal(bits_with_one_nan(found), wanted)
+        assert_decodes_alike(name, which, streams, length, level)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_the_dot_product_keeps_its_stated_bound_and_does_not_depend_on_the_processor(
-    name: str,
-) -> None:
-    fmt = format_of(name)
-    x = (RNG.standard_normal((40, 777)) * np.exp2(RNG.uniform(-20, 20, (40, 1)))).astype(np.float32)
-    level = calibrate(fmt, x)
-    streams = encode(fmt, x, level)
-    vector = (RNG.standard_normal(777) * np.exp2(RNG.uniform(-9, 9, 777))).astype(np.float32)
-    found = backend_of(name).dot(streams, 777, level, vector)
-    products = decode(fmt, streams, 777, level).astype(np.float64) * vector
-    bound = 2.0**-22 * np.abs(products).sum(axis=1) + 2.0**-149 * (np.abs(vector).sum() + 1)
-    assert (np.abs(found - products.sum(axis=1)) <= bound).all()
-    portable = backend_of(name, native=False).dot(streams, 777, level, vector)
-    assert np.array_equal(found, portable)
-
-
-@pytest.mark.parametrize("name", [n for n in ALL if format_of(n).policies.nan == "propagate"])
-def test_a_block_with_a_nan_is_stored_as_the_reference_stores_it(name: str) -> None:
+@on_targets([n for n in ALL if format_of(n).policies.nan == "propagate"])
+def test_a_block_with_a_nan_is_stored_as_the_reference_stores_it(name: str, which: str) -> None:
     x = RNG.standard_normal((30, 1000)).astype(np.float32)
     x[RNG.random(x.shape) < 0.01] = np.nan
     x.view(np.uint32)[3, 5] = 0xFFC00001  # a negative one with a payload
     level = calibrate(format_of(name), x)
-    assert_encodes_alike(name, x, level)
+    assert_encodes_alike(name, which, x, level)
     streams = encode(format_of(name), x, level)
-    wanted = decode(format_of(name), streams, 1000, level)
-    assert np.isnan(wanted[3, 5])
-    assert np.array_equal(
-        bits_with_one_nan(backend_of(name).decode(streams, 1000, level)), bits_with_one_nan(wanted)
-    )
+    assert np.isnan(decode(format_of(name), streams, 1000, level)[3, 5])
+    assert_decodes_alike(name, which, streams, 1000, level)
 
 
 def test_a_nan_that_the_format_cannot_store_is_refused() -> None:
     x = np.zeros((2, 32), np.float32)
     x[1, 31] = np.nan
-    with pytest.raises(ValueError, match="no NaN to propagate"):
-        backend_of("sop_pair").encode(x, TensorLevel())
+    for backend in backends_of("sop_pair"):
+        with pytest.raises(ValueError, match="no NaN to propagate"):
+            backend.encode(x, TensorLevel())
 
 
-def test_several_threads_give_the_bytes_of_one() -> None:
+def test_any_number_of_threads_gives_the_bits_of_one() -> None:
     fmt = format_of("po2_nf4")
-    x = RNG.standard_normal((1031, 1024)).astype(np.float32)
+    x = RNG.standard_normal((2011, 1024)).astype(np.float32)  # 7 times what a thread is worth
     level = calibrate(fmt, x)
-    one, four = CBackend(fmt, threads=1), CBackend(fmt, threads=4)
+    one = CBackend(fmt, threads=1)
     streams = one.encode(x, level)
-    parallel = four.encode(x, level)
-    assert all(np.array_equal(streams[name], parallel[name]) for name in streams)
-    decoded = one.decode(streams, 1024, level)
-    assert np.array_equal(decoded, four.decode(streams, 1024, level))
-    assert np.array_equal(one.dot(streams, 1024, level, x[0]), four.dot(streams, 1024, level, x[0]))
+    decoded = {dtype: one.decode(streams, 1024, level, dtype) for dtype in DTYPES}
+    for threads in (2, 3, 7):
+        several = CBackend(fmt, threads=threads)
+        parallel = several.encode(x, level)
+        assert all(np.array_equal(streams[name], parallel[name]) for name in streams)
+        for dtype, wanted in decoded.items():
+            assert np.array_equal(several.decode(streams, 1024, level, dtype), wanted)
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "seven", "e4m3_rows", "sop_pair"])
+def test_large_outputs_written_past_the_caches_have_the_same_bits_at_any_address(name: str) -> None:
+    rows, length = 700, 1601  # 4.3 MiB of binary32, most rows on no cache line
+    fmt = format_of(name)
+    x = RNG.standard_normal((rows, length)).astype(np.float32)
+    level = calibrate(fmt, x)
+    streams = backend_of(name).encode(x, level)
+    wanted = decode(fmt, streams, length, level)
+    for backend in backends_of(name):
+        for offset in (0, 4, 28, 60):
+            room = np.full(4 * rows * length + 128, 0xA5, np.uint8)
+            start = -room.ctypes.data % 64 + offset
+            end = start + 4 * rows * length
+            out = room[start:end].view(np.float32).reshape(rows, length)
+            backend.decode(streams, length, level, out=out)
+            assert np.array_equal(out, wanted), (backend.target.name, offset)
+            assert (room[:start] == 0xA5).all()
+            assert (room[end:] == 0xA5).all()
 
 
 def test_strided_input_and_wider_streams_are_taken() -> None:
@@ -225,18 +242,49 @@ def test_strided_input_and_wider_streams_are_taken() -> None:
     )
 
 
-def test_decoding_writes_to_the_output_that_it_is_given_and_refuses_one_that_does_not_fit() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float32", np.float32), ("bfloat16", np.uint16), ("float16", np.float16)]
+)
+def test_decoding_writes_to_the_output_that_it_is_given_and_refuses_one_that_does_not_fit(
+    dtype: str, kind: type[np.generic]
+) -> None:
     backend = backend_of("mxfp4")
     level = TensorLevel()
     streams = backend.encode(RNG.standard_normal((3, 40)).astype(np.float32), level)
-    out = np.full((3, 40), np.nan, np.float32)
-    assert backend.decode(streams, 40, level, out) is out
-    assert np.array_equal(out, backend.decode(streams, 40, level))
+    out = np.full((3, 40), 7, kind)
+    assert backend.decode(streams, 40, level, dtype, out) is out
+    assert np.array_equal(out, backend.decode(streams, 40, level, dtype))
     read_only = out.copy()
     read_only.flags.writeable = False
     for wrong in (out[:, :39], out.astype(np.float64), np.asfortranarray(out), read_only):
-        with pytest.raises(ValueError, match="not writeable contiguous float32"):
-            backend.decode(streams, 40, level, wrong)
+        with pytest.raises(ValueError, match=f"not writeable contiguous {np.dtype(kind)}"):
+            backend.decode(streams, 40, level, dtype, wrong)
+
+
+def test_numbers_that_are_not_decoded_to_are_named() -> None:
+    backend = backend_of("mxfp4")
+    streams = backend.encode(np.ones((1, 32), np.float32), TensorLevel())
+    with pytest.raises(ValueError, match=r"no numbers 'float64' .* float32, .*float16"):
+        backend.decode(streams, 32, TensorLevel(), "float64")
+
+
+def test_a_target_that_there_is_not_or_that_does_not_run_here_is_refused() -> None:
+    backend_of("mxfp4")
+    with pytest.raises(ValueError, match=r"no target 'sse9' .* avx512, avx2, neon, portable"):
+        CBackend(format_of("mxfp4"), target="sse9")
+    for target in TARGETS:
+        if target not in targets():
+            with pytest.raises(
+                BackendUnavailable, match=f"does not run the target '{target.name}'"
+            ):
+                CBackend(format_of("mxfp4"), target=target.name)
+
+
+def test_the_fastest_target_is_taken_by_itself_and_the_others_by_name() -> None:
+    assert CBackend(format_of("mxfp4")).target == targets()[0]
+    assert targets()[-1].name == "portable"
+    for backend in backends_of("mxfp4"):
+        assert backend.inner(format_of("nvfp4")).target == backend.target
 
 
 def test_streams_that_do_not_fit_are_refused_before_c_reads_them() -> None:
@@ -255,7 +303,5 @@ def test_streams_that_do_not_fit_are_refused_before_c_reads_them() -> None:
             backend.decode(streams, 64, level)
     with pytest.raises(ValueError, match="cannot have -1"):
         backend.decode(good, -1, level)
-    with pytest.raises(ValueError, match="vector has shape"):
-        backend.dot(good, 64, level, np.ones(63, np.float32))
     with pytest.raises(ValueError, match="two-dimensional"):
         backend.encode(np.ones(4, np.float32), level)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fmtc.codegen.c import emit
-from fmtc.compiler.reference import TensorLevel, encode
+from fmtc.codegen.c import emit_target
+from fmtc.codegen.c.targets import TARGETS
+from fmtc.compiler.format import Format
+from fmtc.compiler.reference import TensorLevel
 from fmtc.formats import load
 from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.c_backend import CBackend
@@ -20,11 +22,27 @@ from fmtc.runtime.compile_cache import compile_library, find_compiler
 BUILD_AND_ENCODE = """
 import numpy as np
 from fmtc.compiler.reference import TensorLevel
+from fmtc.compiler.format import Format
 from fmtc.formats import load
 from fmtc.runtime.c_backend import CBackend
 streams = CBackend(load("mxfp4")).encode(np.arange(64, dtype=np.float32)[None], TensorLevel())
 print(streams["codes"].tobytes().hex(), streams["scales"].tobytes().hex())
 """
+
+
+def portable_files(fmt: Format) -> dict[str, str]:
+    return emit_target(fmt, TARGETS[-1])
+
+
+def build_and_encode(cache: Path) -> subprocess.Popen[str]:
+    """Another process that builds and loads all that it needs, with a cache of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD_AND_ENCODE],
+        env={**os.environ, "FMTC_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture
@@ -58,60 +76,84 @@ def wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: None) -> 
 
 
 def test_a_library_is_built_once(cache: Path, wrapper: Path) -> None:
-    files = emit(load("mxfp4"))
+    files = portable_files(load("mxfp4"))
     first = compile_library(files)
     assert compile_library(files) == first
     assert len(wrapper.read_text().splitlines()) == 1
     assert [path.name for path in cache.iterdir()] == [first.name]
 
 
-def test_another_text_or_flag_is_another_library(cache: Path, compiler: None) -> None:
-    files = emit(load("mxfp4"))
+def test_another_text_flag_or_compiler_is_another_library(
+    cache: Path, wrapper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = portable_files(load("mxfp4"))
     paths = {
         compile_library(files),
         compile_library(files, native=False),
         compile_library(files, native=False, extra_flags=("-DNDEBUG",)),
-        compile_library(emit(load("nvfp4")), native=False),
+        compile_library(portable_files(load("nvfp4")), native=False),
     }
     assert len(paths) == 4
+    monkeypatch.setenv("CC", f"{find_compiler()[0]} -fno-math-errno")
+    assert compile_library(files, native=False) not in paths
+    monkeypatch.delenv("CC")
+    assert compile_library(files, native=False) not in paths
+    assert len(list(cache.iterdir())) == 6
 
 
-def test_a_compiler_that_refuses_native_code_builds_portable_code(
+def test_a_compiler_that_refuses_native_code_builds_code_for_any_processor(
     cache: Path, wrapper: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "refuse").touch()
-    x = np.linspace(-3, 3, 64, dtype=np.float32)[None]
-    fmt = load("mxfp4")
-    found = CBackend(fmt).encode(x, TensorLevel())
-    wanted = encode(fmt, x, TensorLevel())
-    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
-    assert len(wrapper.read_text().splitlines()) == 2
+    files = portable_files(load("mxfp4"))
+    library = compile_library(files)
+    assert library == compile_library(files, native=False)
+    assert ["-march=native" in call for call in wrapper.read_text().splitlines()] == [True, False]
 
 
-def test_processes_that_build_at_once_all_get_a_whole_library(cache: Path, compiler: None) -> None:
-    environment = {**os.environ, "FMTC_CACHE": str(cache)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", BUILD_AND_ENCODE],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    answers = [process.communicate(timeout=120) for process in running]
+@pytest.fixture(scope="module")
+def built_at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A cache that three processes filled at once, and what they printed."""
+    try:
+        find_compiler()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    cache = tmp_path_factory.mktemp("cache")
+    running = [build_and_encode(cache) for _ in range(3)]
+    answers = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], answers
-    assert len({out for out, _ in answers}) == 1
-    assert len(list(cache.glob("*.so"))) == 1
-    assert not list(cache.glob("build-*"))
+    return cache, [out for out, _ in answers]
+
+
+def test_processes_that_build_at_once_all_get_whole_libraries(
+    built_at_once: tuple[Path, list[str]],
+) -> None:
+    cache, answers = built_at_once
+    assert len(set(answers)) == 1
+    whole = {path: path.read_bytes() for path in cache.iterdir()}
+    assert {path.suffix for path in whole} == {".so"}, "nothing else is left behind"
+    assert build_and_encode(cache).communicate(timeout=300)[0] == answers[0]
+    assert {path: path.read_bytes() for path in cache.iterdir()} == whole
 
 
 def test_a_library_that_was_cut_short_is_built_again(cache: Path, compiler: None) -> None:
     fmt = load("mxfp4")
-    path = compile_library(emit(fmt))
+    path = compile_library(portable_files(fmt), native=False)
     path.write_bytes(path.read_bytes()[:100])
-    assert CBackend(fmt).encode(np.ones((1, 32), np.float32), TensorLevel())["codes"].size == 16
+    backend = CBackend(fmt, target="portable")
+    assert backend.encode(np.ones((1, 32), np.float32), TensorLevel())["codes"].size == 16
+
+
+def test_all_libraries_that_a_process_needs_are_built_again_where_they_were_cut_short(
+    built_at_once: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    built, answers = built_at_once
+    sizes = {path.name: path.stat().st_size for path in built.iterdir()}
+    for path in built.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
+    found, complaint = build_and_encode(tmp_path).communicate(timeout=300)
+    assert found == answers[0], complaint
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == sizes
 
 
 def test_no_compiler_makes_the_backend_unavailable(
@@ -135,6 +177,23 @@ def test_a_compile_error_is_passed_on_shortened(cache: Path, compiler: None) -> 
     with pytest.raises(BackendUnavailable, match="error") as caught:
         compile_library({"broken.c": "int broken(" + "x" * 5000})
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo my own reason >&2; exit 3", "wrapped-cc.* cannot build .*: my own reason"),
+        ("exit 3", "wrapped-cc.* cannot build .*: it ended with status 3"),
+        ("exit 0", "wrapped-cc.* cannot build"),
+    ],
+)
+def test_a_compiler_that_fails_is_named_with_its_complaint(
+    cache: Path, wrapper: Path, tmp_path: Path, script: str, message: str
+) -> None:
+    (tmp_path / "wrapped-cc").write_text(f"#!/bin/sh\n{script}\n")
+    with pytest.raises(BackendUnavailable, match=message):
+        CBackend(load("mxfp4"))
+    assert not list(cache.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_named(

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from c_formats import GIVEN_ONLY, SHIPPED, format_of
+from c_formats import GIVEN_ONLY, format_of
 from fmtc.codegen.c import emit
 from fmtc.codegen.c.context import double_literal, float_literal
 from fmtc.compiler.kernel import kernel_format
@@ -18,7 +18,8 @@ from fmtc.compiler.view import view_of
 from fmtc.formats import load, names
 
 GOLDEN = Path(__file__).parent / "golden" / "c"
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-fsyntax-only"]
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic", "-Werror")
+STRICT = ["-std=c11", *WARNINGS, "-fsyntax-only"]
 
 HOSTILE = """format register "*/ #error injected /* \\\\ ??/ ok" {
   cite  "evil */ int x; // more"
@@ -34,8 +35,8 @@ def strict_formats() -> dict[str, dict[str, str]]:
     wide = "format wide { block 3  grid e = e3m4  scale fp32 { rule argmax }  tie up }"
     meta = "format _m { block 8  grid e2m3  scale ue5m3 { container 12 } }"
     texts = {"register": HOSTILE, "wide": wide, "_m": meta}
-    zeros = ("point", "point_quotient", "point_after", "minimum_up", "minimum_quotient", "searched")
-    return {name: emit(format_of(name)) for name in (*SHIPPED, *zeros)} | {
+    named = ("po2_nf4", "point_after", "minimum_quotient")
+    return {name: emit(format_of(name)) for name in named} | {
         name: emit(compile_text(text)) for name, text in texts.items()
     }
 
@@ -43,24 +44,36 @@ def strict_formats() -> dict[str, dict[str, str]]:
 def compile_strictly(
     command: list[str], directory: Path, formats: dict[str, dict[str, str]]
 ) -> None:
-    for name, files in formats.items():
+    for files in formats.values():
         for file, text in files.items():
             (directory / file).write_text(text)
-        whole = [*command, *STRICT, f"{name}.c"]
+        sources = [file for file in files if file.endswith(".c")]
+        whole = [*command, *STRICT, *sources]
         done = subprocess.run(whole, cwd=directory, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[:2000]
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("flags", [[], ["-mavx2"], ["-mavx2", "-mfma", "-O3"]])
-def test_the_generated_c_compiles_without_a_warning(
-    compiler: str, flags: list[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "aarch64-linux-gnu-gcc"])
+def test_the_generated_c_compiles_without_a_warning(compiler: str, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    if "-mavx2" in flags and not accepts(compiler, "-mavx2"):
-        pytest.skip(f"{compiler} does not build for x86")
-    compile_strictly([compiler, *flags], tmp_path, strict_formats())
+    compile_strictly([compiler], tmp_path, strict_formats())
+
+
+def test_no_level_of_optimization_brings_a_warning(tmp_path: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    for name in ("sop_pair", "e4m3_rows"):
+        files = emit(format_of(name))
+        for file, text in files.items():
+            (tmp_path / file).write_text(text)
+        sources = [file for file in files if file.endswith(".c")]
+        for level in ("-O0", "-O2"):
+            command = ["gcc", "-std=c11", *WARNINGS, level, "-c", *sources]
+            done = subprocess.run(
+                command, cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr[:2000]
 
 
 @pytest.mark.slow
@@ -78,14 +91,9 @@ def test_a_format_that_goes_through_the_pipeline_has_only_functions_that_are_giv
         assert format_of(name).is_plain == plain
         header = emit(format_of(name))[f"{name}.h"]
         functions = set(re.findall(rf"fmtc_{name}_(\w+)\(", header)) - {"codes_bytes", "blocks"}
-        given = {"encode_given", "decode_given"}
-        fused = {f"{verb}{row}" for verb in ("encode", "decode", "dot") for row in ("", "_row")}
-        assert functions == (given | fused | {"scales_bytes"} if plain else given)
-
-
-def accepts(compiler: str, flag: str) -> bool:
-    command = [compiler, flag, "-x", "c", "-fsyntax-only", "-"]
-    return subprocess.run(command, input=b"", capture_output=True, check=False).returncode == 0
+        given = {"encode_given", "decode_given", "target"}
+        fused = {"encode", "decode", "scales_bytes"}
+        assert functions - {"scale_thresholds"} == (given | fused if plain else given)
 
 
 def test_the_header_can_be_included_from_cplusplus(tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ def test_the_header_can_be_included_from_cplusplus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "sop_pair"])
-@pytest.mark.parametrize("suffix", [".c", ".h"])
+@pytest.mark.parametrize("suffix", [".h", ".c", "_internal.h", "_avx512.c", "_portable.c"])
 def test_the_generated_text_is_the_golden_text(name: str, suffix: str) -> None:
     found = emit(load(name))[name + suffix]
     wanted = (GOLDEN / (name + suffix)).read_text()
@@ -107,7 +115,8 @@ def test_the_generated_text_is_the_golden_text(name: str, suffix: str) -> None:
 def test_a_c_project_can_use_the_generated_files_alone(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
-    for file, text in emit(load("mxfp4")).items():
+    files = emit(load("mxfp4"))
+    for file, text in files.items():
         (tmp_path / file).write_text(text)
     (tmp_path / "main.c").write_text(
         """#include "mxfp4.h"
@@ -115,12 +124,13 @@ def test_a_c_project_can_use_the_generated_files_alone(tmp_path: Path) -> None:
         int main(void) {
             const uint8_t codes[2] = {0x21, 0x7f}, scale = 128;
             float x[4];
-            fmtc_mxfp4_decode_row(codes, &scale, NULL, 4, 1.0f, x);
+            fmtc_mxfp4_decode(1, 4, codes, 2, &scale, 1, NULL, 0, 1.0f, x, 4, FMTC_FLOAT32);
             printf("%g %g %g %g %d", x[0], x[1], x[2], x[3], (int)fmtc_mxfp4_codes_bytes(33));
             return 0;
         }"""
     )
-    command = ["cc", "-std=c11", "-ffp-contract=off", "main.c", "mxfp4.c", "-o", "program"]
+    sources = [file for file in files if file.endswith(".c")]
+    command = ["cc", "-std=c11", "-ffp-contract=off", "main.c", *sources, "-lm", "-o", "program"]
     subprocess.run(command, cwd=tmp_path, check=True)
     done = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
     assert done.stdout == "1 2 -12 12 17"
@@ -128,15 +138,16 @@ def test_a_c_project_can_use_the_generated_files_alone(tmp_path: Path) -> None:
 
 def test_user_text_stays_inside_comments() -> None:
     for text in emit(compile_text(HOSTILE)).values():
-        code = "\n".join(part.split("*/", 1)[-1] for part in text.split("/*"))
-        assert "injected" not in code
-        assert "evil" not in code
-        assert "\\" not in text
+        comments, code = zip(*(part.split("*/", 1) for part in text.split("/*")[1:]), strict=True)
+        assert not text.split("/*")[0]
+        assert "injected" not in "".join(code)
+        assert "evil" not in "".join(code)
+        assert "\\" not in "".join(comments)
 
 
 def test_every_number_of_the_tables_is_written_exactly() -> None:
     fmt = load("po2_nf4")
-    text = emit(fmt)["po2_nf4.c"]
+    text = emit(fmt)["po2_nf4_internal.h"]
     for grid in view_of(fmt).grids:
         for midpoint in grid.midpoints:
             literal = double_literal(float(midpoint))

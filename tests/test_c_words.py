@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from c_formats import ALL, backend_of_format, format_of
+from c_formats import ALL, backends_of_format, format_of
 from fmtc.compiler.format import Format
 from fmtc.compiler.reference import TensorLevel, decode, encode
 from fmtc.compiler.resolve import compile_text
@@ -61,10 +61,14 @@ def parts_of(words: np.ndarray, scale: ScaleView) -> tuple[np.ndarray, np.ndarra
     return magnitude, sign
 
 
-@pytest.mark.parametrize("container", CASES)
+@pytest.mark.parametrize(
+    ("container", "which"),
+    # What is no multiple of two bits is read and written in the same way on every target.
+    [(container, "fastest" if container % 2 or container < 8 else "all") for container in CASES],
+)
 @pytest.mark.parametrize("length", [4, 8, 31, 33, 517])
 def test_words_of_any_container_hold_the_scales_of_a_32_bit_one(
-    container: int, length: int
+    container: int, which: str, length: int
 ) -> None:
     fmt = words_format(*CASES[container], container)
     wide = words_format(*CASES[container], 32)
@@ -72,10 +76,11 @@ def test_words_of_any_container_hold_the_scales_of_a_32_bit_one(
     level, blocks = TensorLevel(), -(-length // 4)
     wanted = encode(wide, x, level)
     words = wanted["scales"].view("<u4").astype(np.uint64)
-    backend = backend_of_format(fmt)
-    found = backend.encode(x, level)
-    assert found["scales"].shape == (3, -(-blocks * container // 8))
-    mine = parts_of(integers_of(found["scales"], container, blocks), view_of(fmt).scale)
-    assert all(map(np.array_equal, mine, parts_of(words, view_of(wide).scale)))
-    assert np.array_equal(found["codes"], wanted["codes"])
-    assert np.array_equal(backend.decode(found, length, level), decode(wide, wanted, length, level))
+    values = decode(wide, wanted, length, level)
+    for backend in backends_of_format(fmt, which):
+        found = backend.encode(x, level)
+        assert found["scales"].shape == (3, -(-blocks * container // 8))
+        mine = parts_of(integers_of(found["scales"], container, blocks), view_of(fmt).scale)
+        assert all(map(np.array_equal, mine, parts_of(words, view_of(wide).scale)))
+        assert np.array_equal(found["codes"], wanted["codes"])
+        assert np.array_equal(backend.decode(found, length, level), values)

@@ -133,6 +133,11 @@ def test_torch_views_and_parameters_are_taken() -> None:
     parameter = torch.nn.Parameter(x)
     assert torch.equal(fmt.quantize(parameter).dequantize(), fmt.quantize(x).dequantize())
     assert not fmt.quantize(parameter).dequantize().requires_grad
+    for dtype in TORCH_TYPES:
+        negated = torch._neg_view(x.to(dtype))
+        assert torch.equal(
+            fmt.quantize(negated).dequantize(), fmt.quantize(-x.to(dtype)).dequantize()
+        )
     turned = fmt.quantize(x.t()).dequantize()
     assert torch.equal(turned, fmt.quantize(x.t().contiguous()).dequantize())
 
@@ -413,7 +418,9 @@ def test_a_packed_tensor_can_be_copied_and_pickled(name: str) -> None:
 
 def test_an_unknown_back_end_is_refused_with_the_known_ones() -> None:
     fmt = fmtc.load("nf4")
-    with pytest.raises(ValueError, match=r"no back end 'nosuch'.*auto, reference, c, triton"):
+    with pytest.raises(
+        ValueError, match=r"no back end 'nosuch'.*auto, reference, c, numba, triton"
+    ):
         fmt.quantize(gaussian((1, 64)), backend="nosuch")
     with pytest.raises(ValueError, match="no back end 'nosuch'"):
         fmt.quantize(gaussian((1, 64))).dequantize(backend="nosuch")
@@ -425,6 +432,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         raise BackendUnavailable("no C compiler was found: install gcc or clang")
 
     monkeypatch.setitem(choose.BACKENDS, "c", refuse)
+    monkeypatch.setitem(choose.BACKENDS, "numba", refuse)
     monkeypatch.setattr(choose, "_noticed", set())
     choose._make.cache_clear()
     yield

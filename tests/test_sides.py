@@ -282,7 +282,7 @@ def test_the_worst_errors_of_many_pieces_are_found(monkeypatch: pytest.MonkeyPat
     x = rng.integers(-9, 10, (37, 53)).astype(np.float32)  # many ties
     decoded = np.zeros_like(x)
     whole = residuals(wr(fraction=Fraction(1, 50)), x, decoded)
-    monkeypatch.setattr(sides, "CHUNK", 64)
+    monkeypatch.setattr(sides, "STRIP", 64)
     pieces = residuals(wr(fraction=Fraction(1, 50)), x, decoded)
     np.testing.assert_array_equal(whole.index, pieces.index)
     np.testing.assert_array_equal(whole.words, pieces.words)
@@ -290,10 +290,29 @@ def test_the_worst_errors_of_many_pieces_are_found(monkeypatch: pytest.MonkeyPat
     assert whole.index.tolist() == sorted(ranked[: ceil(x.size / 50)])
 
 
+@pytest.mark.parametrize("large", ["everywhere", "where it is sampled", "nowhere else"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_sample_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, large: str, weighted: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((61, 305)).astype(np.float32)
+    sampled = np.zeros(x.shape, np.bool_)
+    sampled[:, ::61] = True
+    x[sampled] *= {"everywhere": 1, "where it is sampled": 1e4, "nowhere else": 1e-4}[large]
+    decoded, weights = np.zeros_like(x), rng.random(305).astype(np.float32) if weighted else None
+    keys = np.abs(x.astype(np.float64)) * (1 if weights is None else weights)
+    ranked = np.argsort(-keys.reshape(-1), kind="stable")
+    for size in (1 << 14, 8):  # the tensor is small, and all is looked at; it is large
+        monkeypatch.setattr(sides, "SAMPLE", size)
+        found = residuals(wr(fraction=Fraction(1, 10)), x, decoded, weights)
+        assert found.index.tolist() == sorted(ranked[: ceil(x.size / 10)].tolist())
+
+
 def test_outliers_of_many_pieces_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).standard_t(2, (11, 100)).astype(np.float32)
     whole = take_outliers(opq(), x, 16)
-    monkeypatch.setattr(sides, "CHUNK", 40)
+    monkeypatch.setattr(sides, "STRIP", 300)
     pieces = take_outliers(opq(), x, 16)
     assert whole[1].index.size > 10
     np.testing.assert_array_equal(whole[0], pieces[0])

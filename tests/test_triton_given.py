@@ -337,7 +337,7 @@ def test_decoding_fills_the_array_that_it_is_given() -> None:
     scales = np.array([[1, 2], [-1, 0.5]], np.float32)
     wide = np.zeros((2, 40), np.float32)
     out = wide[:, 4:36]
-    assert backend.decode_given(codes, scales, None, None, 32, out) is out
+    assert backend.decode_given(codes, scales, None, None, 32, out=out) is out
     assert_same_bits(
         np.ascontiguousarray(out), ReferenceEngine(fmt).decode_given(codes, scales, None, None, 32)
     )

@@ -1,4 +1,4 @@
-"""The C back end: one readable C11 file and its header for every format."""
+"""The C back end: for every format a header, and one readable C11 file for each target."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ...compiler.format import Format
 from ...compiler.view import view_of
 from ..render import provenance, render
 from .context import context_of
+from .targets import TARGETS, Target
 
 
 def symbol(fmt: Format) -> str:
@@ -14,22 +15,41 @@ def symbol(fmt: Format) -> str:
 
 
 def emit(fmt: Format) -> dict[str, str]:
-    """``<name>.c`` and ``<name>.h``: encode, decode and dot product of packed rows.
+    """``<name>.h``, ``<name>.c``, ``<name>_internal.h`` and ``<name>_<target>.c`` of all targets.
 
     Every format can be encoded and decoded under scales that the caller gives; one that is not
-    plain has no other functions.
-
-    The C is portable C11 with AVX2 paths; both give the reference's bits when compiled without
-    ``-ffast-math`` and with ``-ffp-contract=off``. Encoding takes the table that
-    ``compiler.thresholds.scale_thresholds`` computes for the tensor.
+    plain has no other functions. All give the reference's bits when compiled without
+    ``-ffast-math`` and with ``-ffp-contract=off``. ``<name>.c`` takes, when it runs, the fastest
+    target that the processor has.
     """
+    return _render(fmt, TARGETS, whole=True)
+
+
+def emit_target(fmt: Format, target: Target) -> dict[str, str]:
+    """The headers and ``<name>_<target>.c`` of one target, which is whole by itself."""
+    return _render(fmt, (target,), whole=False)
+
+
+def emit_probe() -> dict[str, str]:
+    """A C file whose ``fmtc_fastest_target()`` is the index in ``TARGETS`` of what runs here."""
+    return {"probe.c": render("c", "probe.c.j2", targets=TARGETS)}
+
+
+def _render(fmt: Format, targets: tuple[Target, ...], *, whole: bool) -> dict[str, str]:
     values = {
         "name": fmt.name,
         "symbol": symbol(fmt),
         "provenance": provenance(fmt),
+        "targets": TARGETS,
         **context_of(view_of(fmt)),
     }
-    return {
-        f"{fmt.name}.c": render("c", "format.c.j2", **values),
+    files = {
         f"{fmt.name}.h": render("c", "format.h.j2", **values),
+        f"{fmt.name}_internal.h": render("c", "internal.h.j2", **values),
     }
+    if whole:
+        files[f"{fmt.name}.c"] = render("c", "format.c.j2", **values)
+    for target in targets:
+        text = render("c", "target.c.j2", target=target, **values)
+        files[f"{fmt.name}_{target.name}.c"] = text
+    return files

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from math import gcd, lcm
 
-from ...compiler.exact import fp32_from_bits
-from ...compiler.view import RECIPROCAL_FLOOR, GridView, View
+from ...compiler.exact import floor_log2, fp32_from_bits
+from ...compiler.view import RECIPROCAL_FLOOR, GridView, Trial, View
+from .rounding import FloatRounding, rounding_of
+from .search import Search, search_of
+from .thresholds import table_context
+from .vectors import vector_context
 
-#: Elements that a row's codes are unpacked by, at least: a few hundred bytes of stack.
+#: Elements that are unpacked, and decoded, at once, at least: they stay in the first cache.
 _CHUNK = 256
-
-#: Scale thresholds that are compared one after the other: cheaper than to search on.
-_SEARCH_WINDOW = 64
-
-_LANES = 8
-_DOUBLE_LANES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +23,12 @@ class CGrid:
 
     Attributes:
         name: the grid's name, an identifier.
-        midpoints: doubles, padded with infinity (which no element lies above).
+        midpoints: doubles, in the order of the search; infinity where no threshold stands.
         inclusive: -1 where an element on the threshold takes the upper rank, else 0.
-        quotients: floats, padded with infinity.
-        order: rank -> code.
-        zero_split: whether -0 and +0 have codes of their own.
-        positive_divisor, negative_divisor: floats.
+        quotients: floats, likewise.
+        order: what a search finds -> code.
+        zero_split: 1 where -0 and +0 have codes of their own.
         largest_scale: float, where an fp32 scale saturates.
-        same_sides: whether these two are equal.
         end_is_negative: the endpoint of rule argmax is the negative one.
     """
 
@@ -44,26 +39,32 @@ class CGrid:
     order: tuple[int, ...]
     zero_split: int
     largest_scale: str
-    positive_divisor: str
-    negative_divisor: str
-    same_sides: int
     end_is_negative: int
 
 
+@dataclass(frozen=True, slots=True)
+class CTrial:
+    """One way to encode a block: floats as C literals; see ``view.Trial``."""
+
+    grid: int
+    positive_divisor: str
+    negative_divisor: str
+    same_sides: int
+
+
 def context_of(view: View) -> dict[str, object]:
-    """The values of a view that ``format.c.j2`` and ``format.h.j2`` are rendered with."""
+    """The values of a view that the templates are rendered with."""
     fmt = view.format
-    whole = lcm(fmt.block, 8)
-    count = max(len(grid.midpoints) for grid in view.grids)
-    padded = -(-count // _DOUBLE_LANES) * _DOUBLE_LANES
+    search = search_of(view)
     has_zero = view.zero_kind != "none"
     return {
         "block": fmt.block,
         "code_bits": fmt.code_bits,
         "codes": 1 << fmt.code_bits,
-        "lut_row": max(_LANES, 1 << fmt.code_bits),
+        "lut_row": max(16, 1 << fmt.code_bits),
         "lut": _lut(view),
-        "chunk": whole * max(1, _CHUNK // whole),
+        "chunk": _chunk(view),
+        "piece": fmt.block * max(1, _CHUNK // fmt.block),
         "high_first": fmt.order == "high_first",
         "zero": view.zero_kind,
         "zero_parameter": "float zero, " if has_zero else "",
@@ -71,23 +72,48 @@ def context_of(view: View) -> dict[str, object]:
         "exact": fmt.policies.compare == "exact",
         "reciprocal_floor": float_literal(RECIPROCAL_FLOOR),
         "reciprocal": fmt.policies.compare == "fp32_reciprocal",
-        "thresholds": count,
-        "thresholds_padded": padded,
-        "grids": [_c_grid(grid, padded) for grid in view.grids],
+        "levels": search.levels,
+        "nodes": search.nodes,
+        "mirrored": search.mirrored,
+        "identity_order": search.identity,
+        "order_size": search.order_size,
+        "grids": [_c_grid(grid, search, i) for i, grid in enumerate(view.grids)],
         "any_inclusive": any(any(grid.ties_up) for grid in view.grids),
         "any_zero_split": any(grid.zero_split is not None for grid in view.grids),
-        "identity_order": all(grid.order == tuple(range(len(grid.order))) for grid in view.grids),
         "pack_steps": _pack_steps(fmt.code_bits),
+        **_rounding_context(view, search),
+        **vector_context(view, search),
         # Only a plain format has its scales chosen, packed and read in C.
         "fused": fmt.is_plain,
-        **(_fused_context(view) if fmt.is_plain else {}),
+        **(_fused_context(view) if fmt.is_plain else {"spread_words": False}),
     }
+
+
+def _rounding_context(view: View, search: Search) -> dict[str, object]:
+    """How elements are rounded where they are not searched for, with its numbers as C literals."""
+    rounding = rounding_of(view, search)
+    context: dict[str, object] = {"rounding": rounding}
+    if isinstance(rounding, FloatRounding):
+        context["least_normal"] = float_literal(rounding.least_normal)
+        context["magic"] = float_literal(rounding.magic)
+    elif rounding is not None:
+        context["step_factor"] = float_literal(rounding.factor)
+    return context
+
+
+def _chunk(view: View) -> int:
+    """Whole blocks, and whole bytes of every stream: codes, scale words and select bits."""
+    fmt = view.format
+    fields = [view.scale.container, fmt.select.bits or 8]
+    whole = lcm(fmt.block, 8, *(fmt.block * (8 // gcd(bits, 8)) for bits in fields))
+    return whole * max(1, _CHUNK // whole)
 
 
 def _fused_context(view: View) -> dict[str, object]:
     """What the templates need beside that to work with stored scales and select indices."""
     fmt, scale = view.format, view.scale
     has_select = any(stream.name == "select" for stream in fmt.streams)
+    spread = 8 < scale.container < 16 and scale.container % 2 == 0
     return {
         "scale": scale,
         "streams": {stream.name: stream for stream in fmt.streams},
@@ -98,17 +124,35 @@ def _fused_context(view: View) -> dict[str, object]:
         "select_words": [_select_word(view, index) for index in range(len(view.grids))],
         "select_of_word": _select_of_word(fmt.select.positions),
         "row_select": "select + row * select_stride" if has_select else "select",
-        "all_same_sides": all(g.positive_divisor == g.negative_divisor for g in view.grids),
+        "trials": [_c_trial(trial) for trial in view.trials],
+        "one_peak": scale.signed_rule
+        or all(t.positive_divisor == t.negative_divisor for t in view.trials),
         "zero_code": view.grids[0].zero_code,
         "scale_values": [float_literal(fp32_from_bits(bits)) for bits in scale.values_bits],
         "magnitude_mask": (1 << scale.magnitude_bits) - 1,
         "nan_word": (scale.nan_magnitude or 0) << scale.magnitude_lsb,
         "rank_to_code": _rank_to_code(view),
         "scale_steps": max(0, len(scale.ranks) - 1),
-        "search_steps": _halvings(len(scale.ranks) - 1)[0],
-        "search_window": _halvings(len(scale.ranks) - 1)[1],
         "scale_minimum": float_literal(fp32_from_bits(scale.minimum_bits)),
         "scale_zero": float_literal(fp32_from_bits(scale.zero_bits)),
+        "spread_words": spread,
+        "word_fields": sum(((1 << scale.container) - 1) << (16 * i) for i in range(4)),
+        **_ladder_context(view),
+        **table_context(view, float_literal, double_literal),
+    }
+
+
+def _ladder_context(view: View) -> dict[str, object]:
+    """How many leading bits of an absmax say where to begin among the scale thresholds.
+
+    One more than the scale's mantissa has: then hardly any two thresholds share them.
+    """
+    points = [point for point in view.scale.points if point > 0]
+    mantissa = view.format.scale.word.number.mantissa
+    octaves = floor_log2(points[-1]) - floor_log2(points[0]) if points else 0
+    return {
+        "bucket_shift": 23 - (mantissa + 1),
+        "buckets": (octaves + 4) << (mantissa + 1),
     }
 
 
@@ -116,7 +160,7 @@ def float_literal(value: float) -> str:
     """A binary32 number as an exact C constant."""
     if math.isnan(value):
         return "NAN"
-    return _hex(value) + "f"
+    return "INFINITY" if math.isinf(value) else _hex(value) + "f"
 
 
 def double_literal(value: float) -> str:
@@ -129,35 +173,27 @@ def _hex(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
 
 
-def _c_grid(grid: GridView, padded: int) -> CGrid:
-    midpoints = [
-        math.inf if index == grid.zero_split else _signed_midpoint(midpoint, up)
-        for index, (midpoint, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True))
-    ]
-    inclusive = [-int(up and index != grid.zero_split) for index, up in enumerate(grid.ties_up)]
-    quotients = [
-        "INFINITY" if index == grid.zero_split else float_literal(fp32_from_bits(bits))
-        for index, bits in enumerate(grid.quotient_bits)
-    ]
-    spare = padded - len(midpoints)
+def _c_grid(grid: GridView, search: Search, index: int) -> CGrid:
+    tree = search.trees[index]
     return CGrid(
         name=grid.name,
-        midpoints=tuple(double_literal(m) for m in (*midpoints, *[math.inf] * spare)),
-        inclusive=(*inclusive, *[0] * spare),
-        quotients=(*quotients, *["INFINITY"] * spare),
-        order=grid.order,
+        midpoints=tuple(double_literal(m) for m in tree.midpoints),
+        inclusive=tree.inclusive,
+        quotients=tuple(float_literal(q) for q in tree.quotients),
+        order=tree.order,
         zero_split=int(grid.zero_split is not None),
         largest_scale=float_literal(fp32_from_bits(grid.largest_scale_bits)),
-        positive_divisor=float_literal(float(grid.positive_divisor)),
-        negative_divisor=float_literal(float(grid.negative_divisor)),
-        same_sides=int(grid.positive_divisor == grid.negative_divisor),
         end_is_negative=int(grid.end_is_negative),
     )
 
 
-def _signed_midpoint(midpoint: Fraction, up: bool) -> float:
-    # -0, so that the next number below scale * midpoint is one bit pattern away.
-    return -0.0 if midpoint == 0 and up else float(midpoint)
+def _c_trial(trial: Trial) -> CTrial:
+    return CTrial(
+        grid=trial.grid,
+        positive_divisor=float_literal(float(trial.positive_divisor)),
+        negative_divisor=float_literal(float(trial.negative_divisor)),
+        same_sides=int(trial.positive_divisor == trial.negative_divisor),
+    )
 
 
 def _lut(view: View) -> list[dict[str, object]]:
@@ -212,15 +248,6 @@ def _rank_to_code(view: View) -> str:
     offset = above[0] - 1
     moved = f"rank {'-' if offset < 0 else '+'} {abs(offset)}" if offset else "rank"
     return moved if (zero, offset) == (0, 0) else f"rank ? {moved} : {zero}"
-
-
-def _halvings(count: int) -> tuple[list[int], int]:
-    """How far a search among ``count`` thresholds jumps, and the window that is left."""
-    jumps = []
-    while count > _SEARCH_WINDOW:
-        jumps.append(count // 2)
-        count -= count // 2
-    return jumps, max(0, count)
 
 
 def _pack_steps(bits: int) -> list[dict[str, object]]:

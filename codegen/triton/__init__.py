@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from ...compiler.format import Format
 from ...compiler.view import RECIPROCAL_FLOOR, view_of
 from ..render import provenance, render
-from .plan import GEMV_ROWS, GridPlan, Plan, plan_of
+from .plan import GEMV_ROWS, GridPlan, Plan, TrialPlan, plan_of
 
 #: Columns of generated text.
 WIDTH = 100
@@ -59,6 +59,7 @@ def _facts(fmt: Format, plan: Plan) -> dict[str, object]:
         "reciprocal": plan.reciprocal,
         "reciprocal_floor": repr(RECIPROCAL_FLOOR),
         "several": plan.several,
+        "chooses": plan.chooses,
         "reads_select": plan.reads_select,
         "reads_zero": plan.zero != "none",
         "moves": plan.exact and plan.zero == "point",
@@ -149,24 +150,26 @@ def _encode_values(fmt: Format, plan: Plan) -> dict[str, object]:
     """What the encoder's functions take and are called with."""
     field = fmt.select.place == "field"
     thresholds = [] if plan.view.scale.is_fp32 else ["thresholds_ptr"]
-    tables = [*(["values"] if plan.several else []), *plan.scale_tables, *plan.ladder_tables]
-    arguments = [_grid_arguments(plan, grid, thresholds + _pointers(tables)) for grid in plan.grids]
-    best = ["code", "word", *(["select"] if field else []), *(["least"] if plan.several else [])]
-    first = f"{', '.join(n for n in best if n != 'select')} = _grid_0"
+    tables = [*(["values"] if plan.chooses else []), *plan.scale_tables, *plan.ladder_tables]
+    pointers = thresholds + _pointers(tables)
+    arguments = [_trial_arguments(plan, trial, pointers) for trial in plan.trials]
+    best = ["code", "word", *(["select"] if field else []), *(["least"] if plan.chooses else [])]
+    name = "_grid" if len(plan.trials) == len(plan.grids) else "_trial"
+    first = f"{', '.join(n for n in best if n != 'select')} = {name}_0"
     calls = [(first, arguments[0])]
     calls += [
-        (f"{', '.join(best)} = _grid_{i}", [*names, *best])
+        (f"{', '.join(best)} = {name}_{i}", [*names, *best])
         for i, names in enumerate(arguments[1:], 1)
     ]
     return {
-        "x_is_used": plan.several or not plan.exact,
+        "x_is_used": plan.chooses or not plan.exact,
         "needs_size": plan.needs_peak,
         "stores_select": field,
-        "grid_heads": [
-            _head(f"_grid_{i}", [*names, *(f"best_{n}" for n in best if i)])
+        "trial_heads": [
+            _head(f"{name}_{i}", [*names, *(f"best_{n}" for n in best if i)])
             for i, names in enumerate(arguments)
         ],
-        "grid_calls": [_call(head, names, 4) for head, names in calls],
+        "trial_calls": [_call(head, names, 4) for head, names in calls],
         "encode_tables": tables,
         "encode_arguments": [
             "x_ptr",
@@ -189,15 +192,15 @@ def _encode_values(fmt: Format, plan: Plan) -> dict[str, object]:
     }
 
 
-def _grid_arguments(plan: Plan, grid: GridPlan, pointers: list[str]) -> list[str]:
+def _trial_arguments(plan: Plan, trial: TrialPlan, pointers: list[str]) -> list[str]:
     scale = plan.view.scale
-    reads_peak = "peak" in grid.peaks or scale.is_fp32 or scale.signed_rule
+    reads_peak = "peak" in trial.peaks or scale.is_fp32 or scale.signed_rule
     return [
-        *(["x"] if plan.several or not plan.exact else []),
+        *(["x"] if plan.chooses or not plan.exact else []),
         *(["key"] if plan.exact else []),
-        *(["live", "lane", "length"] if plan.several else []),
+        *(["live", "lane", "length"] if plan.chooses else []),
         *(["peak"] if reads_peak else []),
-        *(peak for peak in grid.peaks if peak != "peak"),
+        *(peak for peak in trial.peaks if peak != "peak"),
         *(["peak_negative"] if scale.signed_rule else []),
         *(["broken"] if plan.propagates_nan else []),
         *pointers,
@@ -241,7 +244,7 @@ def _expressions(plan: Plan) -> dict[str, object]:
     whole = lsb == 0 and scale.magnitude_bits == scale.container
     mask = (1 << scale.magnitude_bits) - 1
     picked = [_bit("word", position) for position in select.positions]
-    rows = [i * count for i in range(2 * len(plan.grids))]
+    rows = [i * count for i in range(2 * len(plan.trials))]
     return {
         "rank_count": count,
         "search_steps": count.bit_length(),

@@ -51,7 +51,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class GridPlan:
-    """One grid: its ladder, where it starts, and how its scale follows from the peaks."""
+    """One grid: its ladder, and where it starts."""
 
     index: int
     name: str
@@ -59,11 +59,23 @@ class GridPlan:
     thresholds: tuple[Threshold, ...]
     offset: int
     zero_code: int
-    positive_divisor: float
-    negative_divisor: float
     end_is_negative: bool
     largest_scale_bits: int
     select_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """One way to encode a block: a grid, and how its scale follows from the peaks.
+
+    ``target`` is what the largest element is scaled to, a literal, where there is a choice.
+    """
+
+    index: int
+    grid: GridPlan
+    positive_divisor: float
+    negative_divisor: float
+    target: str
 
     @property
     def peaks(self) -> tuple[str, ...]:
@@ -96,6 +108,7 @@ class Plan:
 
     view: View
     grids: tuple[GridPlan, ...]
+    trials: tuple[TrialPlan, ...]
     scale: ScalePlan
     lanes: int
     spelt_out: bool
@@ -150,8 +163,8 @@ class Plan:
 
     @property
     def peaks(self) -> frozenset[str]:
-        """The peaks that some grid asks for."""
-        return frozenset(peak for grid in self.grids for peak in grid.peaks)
+        """The peaks that some trial asks for."""
+        return frozenset(peak for trial in self.trials for peak in trial.peaks)
 
     @property
     def exact(self) -> bool:
@@ -167,6 +180,11 @@ class Plan:
     def several(self) -> bool:
         """Whether a block has a choice among grids."""
         return len(self.grids) > 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a block is encoded in several ways, of which the one that errs least stays."""
+        return len(self.trials) > 1
 
     @property
     def reads_select(self) -> bool:
@@ -248,8 +266,6 @@ def plan_of(view: View) -> Plan:
             thresholds=ladder,
             offset=offset,
             zero_code=grid.zero_code,
-            positive_divisor=float(grid.positive_divisor),
-            negative_divisor=float(grid.negative_divisor),
             end_is_negative=grid.end_is_negative,
             largest_scale_bits=grid.largest_scale_bits,
             select_bits=_select_bits(view, index),
@@ -263,6 +279,16 @@ def plan_of(view: View) -> Plan:
     return Plan(
         view=view,
         grids=plans,
+        trials=tuple(
+            TrialPlan(
+                index=index,
+                grid=plans[trial.grid],
+                positive_divisor=float(trial.positive_divisor),
+                negative_divisor=float(trial.negative_divisor),
+                target=f"{float(trial.positive_divisor):g}" if len(fmt.scale.targets) > 1 else "",
+            )
+            for index, trial in enumerate(view.trials)
+        ),
         scale=_scale_plan(view) if fmt.is_plain else ScalePlan("word"),
         lanes=1 << (fmt.block - 1).bit_length(),
         spelt_out=max(counts) <= MAX_SPELT_OUT and sum(counts) <= MAX_SPELT_OUT_IN_ALL,
@@ -328,7 +354,7 @@ def _check_scale(view: View) -> None:
     ranks = view.scale.ranks[1:]
     if ranks and ranks != tuple(range(ranks[0], ranks[0] + len(ranks))):
         raise ValueError("triton: the scale word's magnitudes do not ascend with their codes")
-    if any(divisor > FP32_MAX for g in view.grids for divisor in (g.positive_divisor,)):
+    if any(trial.positive_divisor > FP32_MAX for trial in view.trials):
         raise ValueError("triton: a grid's end lies outside binary32")
 
 

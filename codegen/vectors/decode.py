@@ -31,7 +31,7 @@ def decode_lines(fmt: Format) -> str:
         "element": "coefficient * 2^(shift + unit)" if fmt.hosting else "fixed * 2^unit",
         "unit": shapes_of(fmt).unit,
     }
-    return json_lines(head, _vectors(fmt, words))
+    return json_lines(head, ()) + "".join(_vectors(fmt, words))
 
 
 def listed_words(fmt: Format) -> tuple[int, ...]:
@@ -43,19 +43,16 @@ def listed_words(fmt: Format) -> tuple[int, ...]:
     return tuple(words[i * (len(words) - 1) // (keep - 1)] for i in range(keep))
 
 
-def _vectors(fmt: Format, words: tuple[int, ...]) -> Iterator[dict[str, object]]:
-    shapes, elements = shapes_of(fmt), _element_objects(fmt)
+def _vectors(fmt: Format, words: tuple[int, ...]) -> Iterator[str]:
+    """A vector's line each: there are so many that they are not made as objects first."""
+    shapes, elements = shapes_of(fmt), _element_members(fmt)
     for field in range(shapes.selects):
-        bits = _decoded_bits(fmt, words, field)
-        for row, word in enumerate(words):
+        for word, row in zip(words, _decoded_bits(fmt, words, field).tolist(), strict=True):
             select = field if shapes.select_is_field else select_of(fmt, word)
-            for code in range(shapes.codes):
-                yield {
-                    "word": word,
-                    "select": select,
-                    "code": code,
-                    "bits": f"{bits[row, code]:08x}",
-                } | elements[select << shapes.code_bits | code]
+            first = f'{{"word":{word},"select":{select},"code":'
+            own = elements[select << shapes.code_bits :]
+            for code, (bits, members) in enumerate(zip(row, own, strict=False)):
+                yield f'{first}{code},"bits":"{bits:08x}",{members}}}\n'
 
 
 def _decoded_bits(fmt: Format, words: tuple[int, ...], field: int) -> np.ndarray:
@@ -70,14 +67,14 @@ def _decoded_bits(fmt: Format, words: tuple[int, ...], field: int) -> np.ndarray
     return np.where(np.isnan(values), np.uint32(NAN_BITS), values.view(np.uint32))
 
 
-def _element_objects(fmt: Format) -> list[dict[str, object]]:
-    """By ``select << code_bits | code``: what a vector says about its element."""
-    objects: list[dict[str, object]] = []
+def _element_members(fmt: Format) -> list[str]:
+    """By ``select << code_bits | code``: what a vector's object says about its element."""
+    members = []
     for word in element_words(fmt):
         if word.hif is None:
-            objects.append({"fixed": word.integer if word.valid else None})
+            members.append(f'"fixed":{word.integer if word.valid else "null"}')
+        elif word.valid:
+            members.append(f'"coefficient":{word.hif.coefficient},"shift":{word.hif.shift}')
         else:
-            coefficient = word.hif.coefficient if word.valid else None
-            shift = word.hif.shift if word.valid else None
-            objects.append({"coefficient": coefficient, "shift": shift})
-    return objects
+            members.append('"coefficient":null,"shift":null')
+    return members

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from math import lcm
 
 from ...compiler.format import Format, Grid
 from ...compiler.hosts import COEFFICIENT_BITS
@@ -74,17 +75,32 @@ def exact_sum(fmt: Format, case: DotCase) -> tuple[int, bool]:
     word, adds nothing and makes the sum count for nothing.
     """
     select = case.select_field if fmt.select.place == "field" else select_of(fmt, case.word)
-    total, valid = Fraction(0), True
+    tables, divisor = _integers(fmt)
+    if select >= len(tables):
+        return 0, False
+    values = tables[select]
+    total, valid = 0, True
     for code, (coefficient, shift) in zip(case.codes, case.activations, strict=True):
-        value = fmt.grids[select].values[code] if select < len(fmt.grids) else None
+        value = values[code]
         if value is None or shift > ACTIVATION.max_shift:
             valid = False
         else:
-            total += value * coefficient * 2**shift
-    total /= Fraction(2) ** shapes_of(fmt).unit
-    if total.denominator != 1:
+            total += value * coefficient << shift
+    units, rest = divmod(total, divisor)
+    if rest:
         raise ValueError(f"a dot product of '{fmt.name}' is no multiple of 2^unit")
-    return int(total), valid
+    return units, valid
+
+
+@lru_cache(maxsize=8)
+def _integers(fmt: Format) -> tuple[tuple[tuple[int | None, ...], ...], int]:
+    """Every grid's values in units of 2^unit, times the divisor that makes all of them whole."""
+    unit = Fraction(2) ** shapes_of(fmt).unit
+    grids = [[None if v is None else v / unit for v in grid.values] for grid in fmt.grids]
+    divisor = lcm(*(v.denominator for values in grids for v in values if v is not None))
+    return tuple(
+        tuple(None if v is None else int(v * divisor) for v in values) for values in grids
+    ), divisor
 
 
 def _heads(fmt: Format) -> list[list[tuple[int, int]]]:
@@ -161,8 +177,9 @@ def _random(
     codes = [code for code, value in enumerate(values) if anything or value is not None]
     shifts = 1 << ACTIVATION_SHIFT_BITS if anything else ACTIVATION.max_shift + 1
     half = 1 << (COEFFICIENT_BITS - 1)
+    below = draws.below
     return DotCase(
         *head,
-        tuple(draws.of(codes) for _ in range(fmt.block)),
-        tuple((draws.below(2 * half) - half, draws.below(shifts)) for _ in range(fmt.block)),
+        tuple([codes[below(len(codes))] for _ in range(fmt.block)]),
+        tuple([(below(2 * half) - half, below(shifts)) for _ in range(fmt.block)]),
     )

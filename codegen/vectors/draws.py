@@ -1,6 +1,6 @@
 """Random draws that are the same on every machine and with every library version.
 
-Only ``random.Random.getrandbits`` and integer arithmetic are used: NumPy's and libm's
+Only ``random.Random.getrandbits`` and integer arithmetic are used: NumPy's draws and libm's
 results may change between releases, generated files may not.
 """
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...compiler.exact import fp32_from_bits
 
@@ -36,10 +39,16 @@ class Draws:
         """One of several."""
         return choices[self.below(len(choices))]
 
-    def gaussian(self) -> float:
-        """About normal: the sum of twelve uniform numbers, exact in binary64."""
-        total = sum(self._random.getrandbits(16) for _ in range(12))
-        return (total - 6 * 65535) / 65536
+    def gaussian(self, rows: int, length: int) -> NDArray[np.float32]:
+        """About normal, float32 [rows, length]: sums of twelve uniform numbers, exact.
+
+        A draw of 16 bits is the upper half of a word of 32, and one of many bits is many words.
+        """
+        words = 12 * rows * length
+        octets = self._random.getrandbits(32 * words).to_bytes(4 * words, "little")
+        uniform = np.frombuffer(octets, "<u4").reshape(rows, length, 12) >> 16
+        total = uniform.sum(axis=2, dtype=np.int64) - 6 * 65535
+        return np.asarray(total / 65536, np.float32)
 
     def float32(self) -> float:
         """A finite binary32 number with uniform bits."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,10 @@ def encode_lines(fmt: Format) -> str:
     ``codes``, the stored ``scales`` words and ``selects`` of its blocks, and the packed
     ``bytes`` of every stream in hexadecimal.
     """
-    return json_lines(
-        header(fmt, "encode"), (line for case in encode_cases(fmt) for line in _lines(fmt, case))
-    )
+    # Rows are encoded one by one: those that can share a call do.
+    alike = groupby(encode_cases(fmt), key=lambda case: (case.level, case.rows.shape[1]))
+    lines = (line for _, cases in alike for line in _lines(fmt, list(cases)))
+    return json_lines(header(fmt, "encode"), lines)
 
 
 def encode_cases(fmt: Format) -> Iterator[Case]:
@@ -59,32 +61,35 @@ def encode_cases(fmt: Format) -> Iterator[Case]:
         yield Case("nan", neutral, _with_nan(fmt.block))
     draws = Draws(2)
     for length in sorted({1, fmt.block - 1, fmt.block + 1, 2 * fmt.block + fmt.block // 2} - {0}):
-        yield _calibrated(fmt, "remainder", _gaussian(draws, 2, length))
+        yield _calibrated(fmt, "remainder", draws.gaussian(2, length))
     count = max(FEWEST_RANDOM_ROWS, min(RANDOM_ROWS, MOST_ELEMENTS // fmt.block))
-    yield _calibrated(fmt, "gaussian", _gaussian(draws, count, fmt.block))
+    yield _calibrated(fmt, "gaussian", draws.gaussian(count, fmt.block))
     wide = [[draws.float32() for _ in range(fmt.block)] for _ in range(count // 4)]
     yield _calibrated(fmt, "any finite bits", np.array(wide, np.float32))
 
 
-def _lines(fmt: Format, case: Case) -> Iterator[dict[str, object]]:
-    streams = encode(fmt, case.rows, case.level)
-    length = case.rows.shape[1]
+def _lines(fmt: Format, cases: list[Case]) -> Iterator[dict[str, object]]:
+    """The lines of cases under the same level, whose rows have the same length."""
+    rows, level = np.concatenate([case.rows for case in cases]), cases[0].level
+    names = [case.name for case in cases for _ in case.rows]
+    streams = encode(fmt, rows, level)
+    length = rows.shape[1]
     blocks = -(-length // fmt.block)
     fields = {
-        s.name: unpack(streams[s.name], length if s.per == "element" else blocks, s)
+        s.name: unpack(streams[s.name], length if s.per == "element" else blocks, s).tolist()
         for s in fmt.streams
     }
-    for row, bits in enumerate(case.rows.view(np.uint32)):
-        words = [int(word) for word in fields["scales"][row]]
+    for row, bits in enumerate(rows.view(np.uint32).tolist()):
+        words = fields["scales"][row]
         if "select" in fields:
-            selects = [int(select) for select in fields["select"][row]]
+            selects = fields["select"][row]
         else:
             selects = [select_of(fmt, word) for word in words]
         yield {
-            "case": case.name,
-            **level_fields(case.level),
+            "case": names[row],
+            **level_fields(level),
             "x": [f"{b:08x}" for b in bits],
-            "codes": [int(code) for code in fields["codes"][row]],
+            "codes": fields["codes"][row],
             "scales": words,
             "selects": selects,
             "bytes": {name: octets[row].tobytes().hex() for name, octets in streams.items()},
@@ -156,10 +161,6 @@ def _with_nan(block: int) -> F32:
     rows = np.ones((2, block), np.float32)
     rows[0, 0] = rows[1, -1] = np.nan
     return rows
-
-
-def _gaussian(draws: Draws, rows: int, length: int) -> F32:
-    return np.array([[draws.gaussian() for _ in range(length)] for _ in range(rows)], np.float32)
 
 
 def _calibrated(fmt: Format, name: str, rows: F32) -> Case:

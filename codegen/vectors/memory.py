@@ -119,19 +119,25 @@ def dot_memory(fmt: Format) -> str:
 
 
 def _dot_rows(fmt: Format, layout: Layout) -> Iterator[int]:
+    codes = [_lane(layout, code, 0, 0) for code in range(1 << fmt.code_bits)]
+    activations = {
+        (coefficient, shift): _lane(layout, 0, coefficient, shift)
+        for coefficient in range(-(1 << COEFFICIENT_BITS - 1), 1 << COEFFICIENT_BITS - 1)
+        for shift in range(1 << ACTIVATION_SHIFT_BITS)
+    }
     for case in dot_cases(fmt):
         total, valid = exact_sum(fmt, case)
         head = {"scale_word": case.word, "select": case.select_field}
         head |= scale_fields(fmt, case.word)
         yield layout.head.pack(head | {"sum_valid": int(valid), "sum": total})
-        for code, (coefficient, shift) in zip(case.codes, case.activations, strict=True):
-            yield layout.lane.pack(
-                {
-                    "code": code,
-                    "activation_coefficient": coefficient,
-                    "activation_shift": shift,
-                }
-            )
+        for code, activation in zip(case.codes, case.activations, strict=True):
+            yield codes[code] | activations[activation]
+
+
+def _lane(layout: Layout, code: int, coefficient: int, shift: int) -> int:
+    return layout.lane.pack(
+        {"code": code, "activation_coefficient": coefficient, "activation_shift": shift}
+    )
 
 
 def _columns(row: Row) -> str:

@@ -50,7 +50,7 @@ def tensors(fmt: Format) -> Iterator[Tensor]:
     """Gaussians at several sizes, ties, extremes, zeros, and rows that end in a short block."""
     rows, length = _shape(fmt)
     draws = Draws(5)
-    gaussian = _gaussian(draws, rows, length)
+    gaussian = draws.gaussian(rows, length)
     yield Tensor("gaussian", gaussian)
     yield Tensor("ties", _ties(fmt, rows, length))
     if gaussian.size > LARGE:
@@ -58,7 +58,7 @@ def tensors(fmt: Format) -> Iterator[Tensor]:
     yield Tensor("small", (gaussian * np.float32(2.0**-12)).astype(np.float32))
     yield Tensor("large", (gaussian * np.float32(2.0**12)).astype(np.float32))
     if fmt.policies.error == "weighted" or any(side.kind == "wr" for side in fmt.sides):
-        weights = np.abs(_gaussian(draws, 1, length))[0]
+        weights = np.abs(draws.gaussian(1, length))[0]
         yield Tensor("weighted", gaussian, weights)
     skewed = np.abs(gaussian) + np.float32(0.25)
     yield Tensor("positive", skewed.astype(np.float32))
@@ -67,7 +67,7 @@ def tensors(fmt: Format) -> Iterator[Tensor]:
     yield Tensor("zeros", np.where(gaussian > 0, np.float32(0), np.float32(-0.0)))
     if fmt.record is None:
         for odd in sorted({1, max(1, fmt.block - 1), fmt.block + 1}):
-            yield Tensor("short block", _gaussian(draws, min(rows, 3), min(odd, length)))
+            yield Tensor("short block", draws.gaussian(min(rows, 3), min(odd, length)))
     if fmt.policies.nan == "propagate":
         broken = gaussian.copy()
         broken[0, -1] = np.nan
@@ -80,10 +80,6 @@ def _shape(fmt: Format) -> tuple[int, int]:
     rows = fmt.tile + 1 if fmt.tile > 1 else 4
     length = unit * max(1, TENSOR // rows // unit)
     return rows, length if fmt.record else length + max(1, unit // 3)
-
-
-def _gaussian(draws: Draws, rows: int, length: int) -> F32:
-    return np.array([[draws.gaussian() for _ in range(length)] for _ in range(rows)], np.float32)
 
 
 def _ties(fmt: Format, rows: int, length: int) -> F32:

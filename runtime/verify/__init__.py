@@ -87,6 +87,7 @@ def _plan(fmt: Format, cases: int, quick: bool) -> Iterator[Check]:
         if name != ReferenceBackend.name:
             yield from _backend_plan(fmt, name, _trials(name, cases))
     if not quick:
+        yield "products, floats and integers", "c", lambda: _products(fmt)
         yield "RTL lints and simulates", "verilog", lambda: _rtl(fmt)
         yield "kernels compile without spills", "triton", lambda: _offline(fmt)
 
@@ -116,6 +117,12 @@ def _backend_plan(fmt: Format, name: str, cases: int) -> Iterator[Check]:
     yield "decode, every code x word", name, lambda: checks.decode_agrees(fmt, backend())
     yield "encode, every tie +- 1 ulp", name, lambda: checks.ties_agree(fmt, backend())
     yield "encode and decode, random", name, lambda: checks.random_agrees(fmt, backend(), cases)
+
+
+def _products(fmt: Format) -> int:
+    from .products import products_agree
+
+    return products_agree(fmt, backend_for(fmt, "c"))
 
 
 def _rtl(fmt: Format) -> int:

@@ -50,14 +50,15 @@ def every_code(fmt: Format, words: NDArray[np.uint32], select: int = 0) -> dict[
 def tie_blocks(fmt: Format, level: TensorLevel) -> F32:
     """Blocks [n, g] that hold every midpoint of every grid at many scales, and its neighbours.
 
-    The first element of a block is the grid's endpoint times the scale, so that the encoder
+    The first element of a block is the trial's target times the scale, so that the encoder
     arrives at that scale; a block of one element holds a tie alone.
     """
     view = view_of(fmt)
     blocks: list[F32] = []
-    for grid in view.grids:
+    for trial in view.trials:
+        grid = view.grids[trial.grid]
         middles = np.array([float(m) for m in grid.midpoints], np.float64)
-        end = float(max(grid.positive_divisor, grid.negative_divisor))
+        end = float(max(trial.positive_divisor, trial.negative_divisor))
         end = -end if view.scale.signed_rule and grid.end_is_negative else end
         for scale in _scales(view, level):
             down = round_down_fp32(middles * float(scale))

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ...arrange import Arrangement, Peaks, peaks_of
 from ...blockscale import block_range
+from ...engine import ReferenceEngine
 from ...exact import fp32_from_bits
 from ...format import Format, Stream
-from ...kernel import dense_format, wanted_format
+from ...kernel import dense_format, kernel_format, wanted_format
 from ...packing import unpack
 from ...pipeline import decode, encode
 from ...records import from_records
@@ -116,7 +117,10 @@ def _without_outliers(fmt: Format, x: F32, decoded: F32) -> tuple[F32, F32]:
 def _stored(fmt: Format, streams: dict[str, U8], shape: tuple[int, int]) -> tuple[F32, U8]:
     scale = fmt.scale
     if scale.stored is not None:
-        stored = read_stored(streams, scale.stored, shape, scale.flat, scale.center, "scales")
+        engine = ReferenceEngine(kernel_format(scale.stored))
+        stored = read_stored(
+            streams, scale.stored, shape, scale.flat, scale.center, "scales", engine
+        )
         selects = np.zeros(shape, np.uint8)
     else:
         stream = Stream("scales", scale.word.container, "block", "low_first")

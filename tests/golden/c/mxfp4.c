@@ -3,681 +3,273 @@
  * OCP MXFP4: E2M1 in blocks of 32 with a power-of-two scale
  * format hash: 0129051d77d746d562a2b286e55a58e0d4b3997794e9b3a43d5067d0abb83306
  * source: OCP Microscaling Formats (MX) Specification v1.0, sections 5 and 6.3
+ *
+ * The functions of mxfp4.h: each calls that of the fastest target that this processor can run.
  */
-#include "mxfp4.h"
+#include "mxfp4_internal.h"
 
-#include <float.h>
-#include <math.h>
-#include <string.h>
-
-#if defined(__FAST_MATH__) || FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2
-#error "this file needs IEEE 754 arithmetic: no -ffast-math and no x87"
-#endif
-#ifdef __clang__
-#pragma STDC FP_CONTRACT OFF
-#endif
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
-
-enum {
-    BLOCK = 32, /* elements that share a scale */
-    CODE_BITS = 4, /* bits of a code */
-    CHUNK = 256, /* elements unpacked at once: whole blocks and whole bytes */
-};
-
-/* -- tables ------------------------------------------------------------------------------- */
-
-/* Code -> value, one row for every select index. */
-static const float LUT[1][16] = {
-    { /* 0: e2m1 */
-        0x0p+0f, /*  0: 0 */
-        0x1p-1f, /*  1: 0.5 */
-        0x1p+0f, /*  2: 1 */
-        0x1.8p+0f, /*  3: 1.5 */
-        0x1p+1f, /*  4: 2 */
-        0x1.8p+1f, /*  5: 3 */
-        0x1p+2f, /*  6: 4 */
-        0x1.8p+2f, /*  7: 6 */
-        -0x0p+0f, /*  8: -0 */
-        -0x1p-1f, /*  9: -0.5 */
-        -0x1p+0f, /* 10: -1 */
-        -0x1.8p+0f, /* 11: -1.5 */
-        -0x1p+1f, /* 12: -2 */
-        -0x1.8p+1f, /* 13: -3 */
-        -0x1p+2f, /* 14: -4 */
-        -0x1.8p+2f, /* 15: -6 */
-    },
-};
-
-/* What encoding with one grid needs. */
 typedef struct {
-    /* Element thresholds are scale * midpoint; +inf where none stands. */
-    double midpoint[16];
-    /* All ones where an element on the threshold takes the upper rank, else zero. */
-    int64_t inclusive[16];
-    /* 1 where -0 and +0 have codes of their own: every x but a negative one is a rank up. */
-    int32_t zero_split;
-    /* Rank (codes in ascending order of value) -> code. */
-    uint8_t order[16];
-    /* The select index as bits of the scale word. */
-    uint32_t select_bits;
-} grid;
+    const char *name;
+    size_t (*encode)(FMTC_ENCODE_ARGUMENTS);
+    void (*decode)(FMTC_DECODE_ARGUMENTS);
+    void (*encode_given)(FMTC_ENCODE_GIVEN_ARGUMENTS);
+    void (*decode_given)(FMTC_DECODE_GIVEN_ARGUMENTS);
+} functions;
 
-static const grid GRIDS[1] = {
-    { /* 0: e2m1 */
-        .midpoint = {
-            -0x1.4p+2, -0x1.cp+1, -0x1.4p+1, -0x1.cp+0,
-            -0x1.4p+0, -0x1.8p-1, -0x1p-2, INFINITY,
-            0x1p-2, 0x1.8p-1, 0x1.4p+0, 0x1.cp+0,
-            0x1.4p+1, 0x1.cp+1, 0x1.4p+2, INFINITY,
-        },
-        .inclusive = {
-            -1, 0, -1, 0, -1, 0, -1, 0, 0, -1, 0, -1, 0, -1, 0, 0,
-        },
-        .zero_split = 1,
-        .order = {
-            15, 14, 13, 12, 11, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7,
-        },
-        .select_bits = 0x0u,
-    },
-};
+#define FUNCTIONS_OF(target) \
+    static const functions target##_functions = { \
+        #target, \
+        fmtc_mxfp4_##target##_encode, fmtc_mxfp4_##target##_decode, \
+        fmtc_mxfp4_##target##_encode_given, fmtc_mxfp4_##target##_decode_given};
 
-/* Magnitude code of a scale word -> scale. */
-static const float SCALES[256] = {
-    /*    0 */ 0x1p-127f, 0x1p-126f, 0x1p-125f, 0x1p-124f,
-    /*    4 */ 0x1p-123f, 0x1p-122f, 0x1p-121f, 0x1p-120f,
-    /*    8 */ 0x1p-119f, 0x1p-118f, 0x1p-117f, 0x1p-116f,
-    /*   12 */ 0x1p-115f, 0x1p-114f, 0x1p-113f, 0x1p-112f,
-    /*   16 */ 0x1p-111f, 0x1p-110f, 0x1p-109f, 0x1p-108f,
-    /*   20 */ 0x1p-107f, 0x1p-106f, 0x1p-105f, 0x1p-104f,
-    /*   24 */ 0x1p-103f, 0x1p-102f, 0x1p-101f, 0x1p-100f,
-    /*   28 */ 0x1p-99f, 0x1p-98f, 0x1p-97f, 0x1p-96f,
-    /*   32 */ 0x1p-95f, 0x1p-94f, 0x1p-93f, 0x1p-92f,
-    /*   36 */ 0x1p-91f, 0x1p-90f, 0x1p-89f, 0x1p-88f,
-    /*   40 */ 0x1p-87f, 0x1p-86f, 0x1p-85f, 0x1p-84f,
-    /*   44 */ 0x1p-83f, 0x1p-82f, 0x1p-81f, 0x1p-80f,
-    /*   48 */ 0x1p-79f, 0x1p-78f, 0x1p-77f, 0x1p-76f,
-    /*   52 */ 0x1p-75f, 0x1p-74f, 0x1p-73f, 0x1p-72f,
-    /*   56 */ 0x1p-71f, 0x1p-70f, 0x1p-69f, 0x1p-68f,
-    /*   60 */ 0x1p-67f, 0x1p-66f, 0x1p-65f, 0x1p-64f,
-    /*   64 */ 0x1p-63f, 0x1p-62f, 0x1p-61f, 0x1p-60f,
-    /*   68 */ 0x1p-59f, 0x1p-58f, 0x1p-57f, 0x1p-56f,
-    /*   72 */ 0x1p-55f, 0x1p-54f, 0x1p-53f, 0x1p-52f,
-    /*   76 */ 0x1p-51f, 0x1p-50f, 0x1p-49f, 0x1p-48f,
-    /*   80 */ 0x1p-47f, 0x1p-46f, 0x1p-45f, 0x1p-44f,
-    /*   84 */ 0x1p-43f, 0x1p-42f, 0x1p-41f, 0x1p-40f,
-    /*   88 */ 0x1p-39f, 0x1p-38f, 0x1p-37f, 0x1p-36f,
-    /*   92 */ 0x1p-35f, 0x1p-34f, 0x1p-33f, 0x1p-32f,
-    /*   96 */ 0x1p-31f, 0x1p-30f, 0x1p-29f, 0x1p-28f,
-    /*  100 */ 0x1p-27f, 0x1p-26f, 0x1p-25f, 0x1p-24f,
-    /*  104 */ 0x1p-23f, 0x1p-22f, 0x1p-21f, 0x1p-20f,
-    /*  108 */ 0x1p-19f, 0x1p-18f, 0x1p-17f, 0x1p-16f,
-    /*  112 */ 0x1p-15f, 0x1p-14f, 0x1p-13f, 0x1p-12f,
-    /*  116 */ 0x1p-11f, 0x1p-10f, 0x1p-9f, 0x1p-8f,
-    /*  120 */ 0x1p-7f, 0x1p-6f, 0x1p-5f, 0x1p-4f,
-    /*  124 */ 0x1p-3f, 0x1p-2f, 0x1p-1f, 0x1p+0f,
-    /*  128 */ 0x1p+1f, 0x1p+2f, 0x1p+3f, 0x1p+4f,
-    /*  132 */ 0x1p+5f, 0x1p+6f, 0x1p+7f, 0x1p+8f,
-    /*  136 */ 0x1p+9f, 0x1p+10f, 0x1p+11f, 0x1p+12f,
-    /*  140 */ 0x1p+13f, 0x1p+14f, 0x1p+15f, 0x1p+16f,
-    /*  144 */ 0x1p+17f, 0x1p+18f, 0x1p+19f, 0x1p+20f,
-    /*  148 */ 0x1p+21f, 0x1p+22f, 0x1p+23f, 0x1p+24f,
-    /*  152 */ 0x1p+25f, 0x1p+26f, 0x1p+27f, 0x1p+28f,
-    /*  156 */ 0x1p+29f, 0x1p+30f, 0x1p+31f, 0x1p+32f,
-    /*  160 */ 0x1p+33f, 0x1p+34f, 0x1p+35f, 0x1p+36f,
-    /*  164 */ 0x1p+37f, 0x1p+38f, 0x1p+39f, 0x1p+40f,
-    /*  168 */ 0x1p+41f, 0x1p+42f, 0x1p+43f, 0x1p+44f,
-    /*  172 */ 0x1p+45f, 0x1p+46f, 0x1p+47f, 0x1p+48f,
-    /*  176 */ 0x1p+49f, 0x1p+50f, 0x1p+51f, 0x1p+52f,
-    /*  180 */ 0x1p+53f, 0x1p+54f, 0x1p+55f, 0x1p+56f,
-    /*  184 */ 0x1p+57f, 0x1p+58f, 0x1p+59f, 0x1p+60f,
-    /*  188 */ 0x1p+61f, 0x1p+62f, 0x1p+63f, 0x1p+64f,
-    /*  192 */ 0x1p+65f, 0x1p+66f, 0x1p+67f, 0x1p+68f,
-    /*  196 */ 0x1p+69f, 0x1p+70f, 0x1p+71f, 0x1p+72f,
-    /*  200 */ 0x1p+73f, 0x1p+74f, 0x1p+75f, 0x1p+76f,
-    /*  204 */ 0x1p+77f, 0x1p+78f, 0x1p+79f, 0x1p+80f,
-    /*  208 */ 0x1p+81f, 0x1p+82f, 0x1p+83f, 0x1p+84f,
-    /*  212 */ 0x1p+85f, 0x1p+86f, 0x1p+87f, 0x1p+88f,
-    /*  216 */ 0x1p+89f, 0x1p+90f, 0x1p+91f, 0x1p+92f,
-    /*  220 */ 0x1p+93f, 0x1p+94f, 0x1p+95f, 0x1p+96f,
-    /*  224 */ 0x1p+97f, 0x1p+98f, 0x1p+99f, 0x1p+100f,
-    /*  228 */ 0x1p+101f, 0x1p+102f, 0x1p+103f, 0x1p+104f,
-    /*  232 */ 0x1p+105f, 0x1p+106f, 0x1p+107f, 0x1p+108f,
-    /*  236 */ 0x1p+109f, 0x1p+110f, 0x1p+111f, 0x1p+112f,
-    /*  240 */ 0x1p+113f, 0x1p+114f, 0x1p+115f, 0x1p+116f,
-    /*  244 */ 0x1p+117f, 0x1p+118f, 0x1p+119f, 0x1p+120f,
-    /*  248 */ 0x1p+121f, 0x1p+122f, 0x1p+123f, 0x1p+124f,
-    /*  252 */ 0x1p+125f, 0x1p+126f, 0x1p+127f, NAN,
-};
-
-/* -- bits --------------------------------------------------------------------------------- */
-
-static inline uint32_t bits_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* 8 codes, one a byte, to 4 bytes: neighbours are pushed together three times. */
-static inline void pack_group(const uint8_t codes[8], uint8_t bytes[4])
-{
-    uint64_t v = (uint64_t)codes[0]
-        | (uint64_t)codes[1] << 8
-        | (uint64_t)codes[2] << 16
-        | (uint64_t)codes[3] << 24
-        | (uint64_t)codes[4] << 32
-        | (uint64_t)codes[5] << 40
-        | (uint64_t)codes[6] << 48
-        | (uint64_t)codes[7] << 56;
-    v = (v & 0x000f000f000f000fu) | (v >> 8 & 0x000f000f000f000fu) << 4;
-    v = (v & 0x000000ff000000ffu) | (v >> 16 & 0x000000ff000000ffu) << 8;
-    v = (v & 0x000000000000ffffu) | (v >> 32 & 0x000000000000ffffu) << 16;
-    bytes[0] = (uint8_t)v;
-    bytes[1] = (uint8_t)(v >> 8);
-    bytes[2] = (uint8_t)(v >> 16);
-    bytes[3] = (uint8_t)(v >> 24);
-}
-
-/* The inverse of pack_group. */
-static inline void unpack_group(const uint8_t bytes[4], uint8_t codes[8])
-{
-    uint64_t v = (uint64_t)bytes[0]
-        | (uint64_t)bytes[1] << 8
-        | (uint64_t)bytes[2] << 16
-        | (uint64_t)bytes[3] << 24;
-    v = (v & 0x000000000000ffffu) | (v >> 16 & 0x000000000000ffffu) << 32;
-    v = (v & 0x000000ff000000ffu) | (v >> 8 & 0x000000ff000000ffu) << 16;
-    v = (v & 0x000f000f000f000fu) | (v >> 4 & 0x000f000f000f000fu) << 8;
-    codes[0] = (uint8_t)v;
-    codes[1] = (uint8_t)(v >> 8);
-    codes[2] = (uint8_t)(v >> 16);
-    codes[3] = (uint8_t)(v >> 24);
-    codes[4] = (uint8_t)(v >> 32);
-    codes[5] = (uint8_t)(v >> 40);
-    codes[6] = (uint8_t)(v >> 48);
-    codes[7] = (uint8_t)(v >> 56);
-}
-
-/* n codes to ceil(n * 4 / 8) bytes, the spare bits of the last one zero. */
-static inline void pack_codes(const uint8_t *codes, size_t n, uint8_t *bytes)
-{
-    size_t i = 0;
-    for (; i < n / 8 * 8; i += 8, bytes += CODE_BITS)
-        pack_group(codes + i, bytes);
-    if (i < n) {
-        uint8_t last[8] = {0}, packed[CODE_BITS];
-        memcpy(last, codes + i, n - i);
-        pack_group(last, packed);
-        memcpy(bytes, packed, ((n - i) * CODE_BITS + 7) / 8);
-    }
-}
-
-static inline void unpack_codes(const uint8_t *bytes, size_t n, uint8_t *codes)
-{
-    size_t i = 0;
-    for (; i < n / 8 * 8; i += 8, bytes += CODE_BITS)
-        unpack_group(bytes, codes + i);
-    if (i < n) {
-        uint8_t last[8], packed[CODE_BITS] = {0};
-        memcpy(packed, bytes, ((n - i) * CODE_BITS + 7) / 8);
-        unpack_group(packed, last);
-        memcpy(codes + i, last, n - i);
-    }
-}
-
-/* The scale word of a block; words are written in ascending order, a byte's low bits first. */
-static inline uint32_t read_word(const uint8_t *scales, size_t block)
-{
-    return scales[block];
-}
-
-static inline void write_word(uint8_t *scales, size_t block, uint32_t word)
-{
-    scales[block] = (uint8_t)word;
-}
-
-/* -- scales ------------------------------------------------------------------------------- */
-
-/* The binary32 scale of a magnitude code: one rounding. */
-static inline float scale_of(uint32_t magnitude, float multiplier)
-{
-    return SCALES[magnitude] * multiplier;
-}
-
-/* The scale of a block with its sign, and the row of LUT that its codes look up. */
-static inline float read_scale(
-    const uint8_t *scales, const uint8_t *select, size_t block, float multiplier,
-    const float **lut)
-{
-    const uint32_t word = read_word(scales, block);
-    (void)select;
-    *lut = LUT[0];
-    const uint32_t magnitude = word & 0xffu;
-    return scale_of(magnitude, multiplier);
-}
-
-/* -- decode ------------------------------------------------------------------------------- */
-
-#ifdef __AVX2__
-/* The table entries of 8 codes; a table of up to 16 lives in two registers. */
-static inline __m256 look_up(const uint8_t *codes, __m256 low, __m256 high)
-{
-    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)codes);
-    const __m256i index = _mm256_cvtepu8_epi32(bytes);
-    /* The permutation reads 3 bits; the fourth picks the half. */
-    const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-    return _mm256_blendv_ps(
-        _mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), upper);
-}
-#endif
-
-static inline void decode_block(
-    const uint8_t *codes, size_t n, const float *lut, float scale, float *out)
-{
-    size_t i = 0;
-#ifdef __AVX2__
-    /* Scaling the table gives the same products as scaling what is looked up. */
-    const __m256 factor = _mm256_set1_ps(scale);
-    const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(lut), factor);
-    const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(lut + 8), factor);
-    for (; i < n / 8 * 8; i += 8)
-        _mm256_storeu_ps(out + i, look_up(codes + i, low, high));
-#endif
-    for (; i < n; i++)
-        out[i] = lut[codes[i]] * scale;
-}
-
-void fmtc_mxfp4_decode_row(
-    const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
-    size_t n, float multiplier, float *out)
-{
-    uint8_t unpacked[CHUNK];
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const float *lut;
-            const float scale = read_scale(scales, select, block, multiplier, &lut);
-            if (count - i >= BLOCK)
-                decode_block(unpacked + i, BLOCK, lut, scale, out + start + i);
-            else
-                decode_block(unpacked + i, count - i, lut, scale, out + start + i);
-        }
-    }
-}
-
-void fmtc_mxfp4_decode(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const uint8_t *scales, size_t scales_stride, const uint8_t *select, size_t select_stride,
-    float multiplier, float *out, size_t out_stride)
-{
-    for (size_t row = 0; row < rows; row++)
-        fmtc_mxfp4_decode_row(
-            codes + row * codes_stride, scales + row * scales_stride,
-            select, n, multiplier, out + row * out_stride);
-    (void)select_stride;
-}
-
-/* -- elements ----------------------------------------------------------------------------- */
-
-/*
- * t[i] = scale * midpoint[i] rounded down to binary32, so that x > t[i] holds exactly when
- * x > scale * midpoint[i] does. The product of 24 and at most 29 bits is exact in binary64.
- * Where a tie goes up, t[i] is strictly below the product: x > t[i] when x equals it, too.
- */
-static inline void element_thresholds(
-    const grid *g, float scale, float t[16])
-{
-    if (scale > FLT_MAX) { /* every finite x lies between the products -inf and +inf */
-        for (int i = 0; i < 16; i++)
-            t[i] = g->midpoint[i] < 0 ? -INFINITY : INFINITY;
-        return;
-    }
-#ifdef __AVX2__
-    const __m256d wide = _mm256_set1_pd((double)scale);
-    for (int i = 0; i < 16; i += 4) {
-        const __m256d product = _mm256_mul_pd(wide, _mm256_loadu_pd(g->midpoint + i));
-        const __m128 nearest = _mm256_cvtpd_ps(product);
-        const __m256d back = _mm256_cvtps_pd(nearest);
-        const __m256d inclusive = _mm256_castsi256_pd(
-            _mm256_loadu_si256((const __m256i *)(const void *)(g->inclusive + i)));
-        const __m256d high = _mm256_or_pd(
-            _mm256_cmp_pd(back, product, _CMP_GT_OQ),
-            _mm256_and_pd(_mm256_cmp_pd(back, product, _CMP_EQ_OQ), inclusive));
-        /* -1 where the number below is wanted: one bit pattern down, or up for negative ones. */
-        const __m128i step = _mm_castps_si128(_mm_shuffle_ps(
-            _mm_castpd_ps(_mm256_castpd256_pd128(high)),
-            _mm_castpd_ps(_mm256_extractf128_pd(high, 1)), 0x88));
-        const __m128i bits = _mm_castps_si128(nearest);
-        const __m128i sign = _mm_srai_epi32(bits, 31);
-        const __m128i delta = _mm_sub_epi32(_mm_xor_si128(step, sign), sign);
-        _mm_storeu_ps(t + i, _mm_castsi128_ps(_mm_add_epi32(bits, delta)));
-    }
+#ifdef FMTC_NEON
+FUNCTIONS_OF(neon)
 #else
-    for (int i = 0; i < 16; i++) {
-        const double product = (double)scale * g->midpoint[i];
-        const float nearest = (float)product;
-        const int high = nearest > product || (nearest == product && g->inclusive[i]);
-        const uint32_t bits = bits_of(nearest);
-        t[i] = float_of(high ? (bits >> 31 ? bits + 1 : bits - 1) : bits);
-    }
+FUNCTIONS_OF(portable)
+#endif
+#ifdef FMTC_X86
+FUNCTIONS_OF(avx2)
+FUNCTIONS_OF(avx512)
+#endif
+
+static const functions *fastest(void)
+{
+#ifdef FMTC_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512vbmi")
+        && __builtin_cpu_supports("avx512vnni")
+        && __builtin_cpu_supports("bmi2"))
+        return &avx512_functions;
+    if (__builtin_cpu_supports("avx2")
+        && __builtin_cpu_supports("bmi2")
+        && __builtin_cpu_supports("fma"))
+        return &avx2_functions;
+#endif
+#ifdef FMTC_NEON
+    return &neon_functions;
+#else
+    return &portable_functions;
 #endif
 }
 
-/*
- * Codes of a block under its scale: an element's rank is the number of thresholds that it lies
- * above. A negative scale (or -0) mirrors the grid; a scale of zero counts as 1.
- */
-static inline void codes_of(
-    const grid *g, const float *x, size_t n, float scale, uint8_t *codes)
+const char *fmtc_mxfp4_target(void)
 {
-    const uint32_t mirror = bits_of(scale) & 0x80000000u;
-    const float divisor = scale == 0 ? 1.0f : fabsf(scale);
-    size_t i = 0;
-    float t[16];
-    element_thresholds(g, divisor, t);
-#ifdef __AVX2__
-    const __m256 flip = _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)mirror));
-    const __m256i split = _mm256_set1_epi32(g->zero_split);
-    const __m128i order = _mm_loadu_si128((const __m128i *)(const void *)g->order);
-    for (; i < n / 8 * 8; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        v = _mm256_xor_ps(v, flip);
-        __m256i rank = _mm256_andnot_si256(_mm256_srai_epi32(_mm256_castps_si256(v), 31), split);
-        for (int k = 0; k < 15; k++) {
-            const __m256 above = _mm256_cmp_ps(v, _mm256_broadcast_ss(t + k), _CMP_GT_OQ);
-            rank = _mm256_sub_epi32(rank, _mm256_castps_si256(above));
-        }
-        const __m128i words = _mm_packus_epi32(
-            _mm256_castsi256_si128(rank), _mm256_extracti128_si256(rank, 1));
-        __m128i bytes = _mm_packus_epi16(words, words);
-        bytes = _mm_shuffle_epi8(order, bytes);
-        _mm_storel_epi64((__m128i *)(void *)(codes + i), bytes);
-    }
+    return fastest()->name;
+}
+
+/* Rows that one thread takes at a time, so that it is worth its start. */
+static inline size_t rows_at_once(size_t rows, size_t n)
+{
+    const size_t wanted = ((size_t)1 << 18) / (n ? n : 1) + 1;
+    return wanted < rows ? wanted : rows ? rows : 1;
+}
+
+#ifdef _OPENMP
+#define PARALLEL _Pragma("omp parallel for")
+#define PARALLEL_SUM _Pragma("omp parallel for reduction(+ : broken)")
+#else
+#define PARALLEL
+#define PARALLEL_SUM
 #endif
-    for (; i < n; i++) {
-        const float v = float_of(bits_of(x[i]) ^ mirror);
-        uint32_t rank = bits_of(v) >> 31 ? 0u : (uint32_t)g->zero_split;
-        for (int k = 0; k < 15; k++)
-            rank += v > t[k];
-        codes[i] = g->order[rank];
-    }
+
+static const float THRESHOLDS[510] = {
+    0x0p+0f, 0x1.fffffep-125f, 0x1.fffffep-124f, 0x1.fffffep-123f,
+    0x1.fffffep-122f, 0x1.fffffep-121f, 0x1.fffffep-120f, 0x1.fffffep-119f,
+    0x1.fffffep-118f, 0x1.fffffep-117f, 0x1.fffffep-116f, 0x1.fffffep-115f,
+    0x1.fffffep-114f, 0x1.fffffep-113f, 0x1.fffffep-112f, 0x1.fffffep-111f,
+    0x1.fffffep-110f, 0x1.fffffep-109f, 0x1.fffffep-108f, 0x1.fffffep-107f,
+    0x1.fffffep-106f, 0x1.fffffep-105f, 0x1.fffffep-104f, 0x1.fffffep-103f,
+    0x1.fffffep-102f, 0x1.fffffep-101f, 0x1.fffffep-100f, 0x1.fffffep-99f,
+    0x1.fffffep-98f, 0x1.fffffep-97f, 0x1.fffffep-96f, 0x1.fffffep-95f,
+    0x1.fffffep-94f, 0x1.fffffep-93f, 0x1.fffffep-92f, 0x1.fffffep-91f,
+    0x1.fffffep-90f, 0x1.fffffep-89f, 0x1.fffffep-88f, 0x1.fffffep-87f,
+    0x1.fffffep-86f, 0x1.fffffep-85f, 0x1.fffffep-84f, 0x1.fffffep-83f,
+    0x1.fffffep-82f, 0x1.fffffep-81f, 0x1.fffffep-80f, 0x1.fffffep-79f,
+    0x1.fffffep-78f, 0x1.fffffep-77f, 0x1.fffffep-76f, 0x1.fffffep-75f,
+    0x1.fffffep-74f, 0x1.fffffep-73f, 0x1.fffffep-72f, 0x1.fffffep-71f,
+    0x1.fffffep-70f, 0x1.fffffep-69f, 0x1.fffffep-68f, 0x1.fffffep-67f,
+    0x1.fffffep-66f, 0x1.fffffep-65f, 0x1.fffffep-64f, 0x1.fffffep-63f,
+    0x1.fffffep-62f, 0x1.fffffep-61f, 0x1.fffffep-60f, 0x1.fffffep-59f,
+    0x1.fffffep-58f, 0x1.fffffep-57f, 0x1.fffffep-56f, 0x1.fffffep-55f,
+    0x1.fffffep-54f, 0x1.fffffep-53f, 0x1.fffffep-52f, 0x1.fffffep-51f,
+    0x1.fffffep-50f, 0x1.fffffep-49f, 0x1.fffffep-48f, 0x1.fffffep-47f,
+    0x1.fffffep-46f, 0x1.fffffep-45f, 0x1.fffffep-44f, 0x1.fffffep-43f,
+    0x1.fffffep-42f, 0x1.fffffep-41f, 0x1.fffffep-40f, 0x1.fffffep-39f,
+    0x1.fffffep-38f, 0x1.fffffep-37f, 0x1.fffffep-36f, 0x1.fffffep-35f,
+    0x1.fffffep-34f, 0x1.fffffep-33f, 0x1.fffffep-32f, 0x1.fffffep-31f,
+    0x1.fffffep-30f, 0x1.fffffep-29f, 0x1.fffffep-28f, 0x1.fffffep-27f,
+    0x1.fffffep-26f, 0x1.fffffep-25f, 0x1.fffffep-24f, 0x1.fffffep-23f,
+    0x1.fffffep-22f, 0x1.fffffep-21f, 0x1.fffffep-20f, 0x1.fffffep-19f,
+    0x1.fffffep-18f, 0x1.fffffep-17f, 0x1.fffffep-16f, 0x1.fffffep-15f,
+    0x1.fffffep-14f, 0x1.fffffep-13f, 0x1.fffffep-12f, 0x1.fffffep-11f,
+    0x1.fffffep-10f, 0x1.fffffep-9f, 0x1.fffffep-8f, 0x1.fffffep-7f,
+    0x1.fffffep-6f, 0x1.fffffep-5f, 0x1.fffffep-4f, 0x1.fffffep-3f,
+    0x1.fffffep-2f, 0x1.fffffep-1f, 0x1.fffffep+0f, 0x1.fffffep+1f,
+    0x1.fffffep+2f, 0x1.fffffep+3f, 0x1.fffffep+4f, 0x1.fffffep+5f,
+    0x1.fffffep+6f, 0x1.fffffep+7f, 0x1.fffffep+8f, 0x1.fffffep+9f,
+    0x1.fffffep+10f, 0x1.fffffep+11f, 0x1.fffffep+12f, 0x1.fffffep+13f,
+    0x1.fffffep+14f, 0x1.fffffep+15f, 0x1.fffffep+16f, 0x1.fffffep+17f,
+    0x1.fffffep+18f, 0x1.fffffep+19f, 0x1.fffffep+20f, 0x1.fffffep+21f,
+    0x1.fffffep+22f, 0x1.fffffep+23f, 0x1.fffffep+24f, 0x1.fffffep+25f,
+    0x1.fffffep+26f, 0x1.fffffep+27f, 0x1.fffffep+28f, 0x1.fffffep+29f,
+    0x1.fffffep+30f, 0x1.fffffep+31f, 0x1.fffffep+32f, 0x1.fffffep+33f,
+    0x1.fffffep+34f, 0x1.fffffep+35f, 0x1.fffffep+36f, 0x1.fffffep+37f,
+    0x1.fffffep+38f, 0x1.fffffep+39f, 0x1.fffffep+40f, 0x1.fffffep+41f,
+    0x1.fffffep+42f, 0x1.fffffep+43f, 0x1.fffffep+44f, 0x1.fffffep+45f,
+    0x1.fffffep+46f, 0x1.fffffep+47f, 0x1.fffffep+48f, 0x1.fffffep+49f,
+    0x1.fffffep+50f, 0x1.fffffep+51f, 0x1.fffffep+52f, 0x1.fffffep+53f,
+    0x1.fffffep+54f, 0x1.fffffep+55f, 0x1.fffffep+56f, 0x1.fffffep+57f,
+    0x1.fffffep+58f, 0x1.fffffep+59f, 0x1.fffffep+60f, 0x1.fffffep+61f,
+    0x1.fffffep+62f, 0x1.fffffep+63f, 0x1.fffffep+64f, 0x1.fffffep+65f,
+    0x1.fffffep+66f, 0x1.fffffep+67f, 0x1.fffffep+68f, 0x1.fffffep+69f,
+    0x1.fffffep+70f, 0x1.fffffep+71f, 0x1.fffffep+72f, 0x1.fffffep+73f,
+    0x1.fffffep+74f, 0x1.fffffep+75f, 0x1.fffffep+76f, 0x1.fffffep+77f,
+    0x1.fffffep+78f, 0x1.fffffep+79f, 0x1.fffffep+80f, 0x1.fffffep+81f,
+    0x1.fffffep+82f, 0x1.fffffep+83f, 0x1.fffffep+84f, 0x1.fffffep+85f,
+    0x1.fffffep+86f, 0x1.fffffep+87f, 0x1.fffffep+88f, 0x1.fffffep+89f,
+    0x1.fffffep+90f, 0x1.fffffep+91f, 0x1.fffffep+92f, 0x1.fffffep+93f,
+    0x1.fffffep+94f, 0x1.fffffep+95f, 0x1.fffffep+96f, 0x1.fffffep+97f,
+    0x1.fffffep+98f, 0x1.fffffep+99f, 0x1.fffffep+100f, 0x1.fffffep+101f,
+    0x1.fffffep+102f, 0x1.fffffep+103f, 0x1.fffffep+104f, 0x1.fffffep+105f,
+    0x1.fffffep+106f, 0x1.fffffep+107f, 0x1.fffffep+108f, 0x1.fffffep+109f,
+    0x1.fffffep+110f, 0x1.fffffep+111f, 0x1.fffffep+112f, 0x1.fffffep+113f,
+    0x1.fffffep+114f, 0x1.fffffep+115f, 0x1.fffffep+116f, 0x1.fffffep+117f,
+    0x1.fffffep+118f, 0x1.fffffep+119f, 0x1.fffffep+120f, 0x1.fffffep+121f,
+    0x1.fffffep+122f, 0x1.fffffep+123f, 0x1.fffffep+124f, 0x1.fffffep+125f,
+    0x1.fffffep+126f, INFINITY, INFINITY, 0x0p+0f,
+    0x1.fffffep-125f, 0x1.fffffep-124f, 0x1.fffffep-123f, 0x1.fffffep-122f,
+    0x1.fffffep-121f, 0x1.fffffep-120f, 0x1.fffffep-119f, 0x1.fffffep-118f,
+    0x1.fffffep-117f, 0x1.fffffep-116f, 0x1.fffffep-115f, 0x1.fffffep-114f,
+    0x1.fffffep-113f, 0x1.fffffep-112f, 0x1.fffffep-111f, 0x1.fffffep-110f,
+    0x1.fffffep-109f, 0x1.fffffep-108f, 0x1.fffffep-107f, 0x1.fffffep-106f,
+    0x1.fffffep-105f, 0x1.fffffep-104f, 0x1.fffffep-103f, 0x1.fffffep-102f,
+    0x1.fffffep-101f, 0x1.fffffep-100f, 0x1.fffffep-99f, 0x1.fffffep-98f,
+    0x1.fffffep-97f, 0x1.fffffep-96f, 0x1.fffffep-95f, 0x1.fffffep-94f,
+    0x1.fffffep-93f, 0x1.fffffep-92f, 0x1.fffffep-91f, 0x1.fffffep-90f,
+    0x1.fffffep-89f, 0x1.fffffep-88f, 0x1.fffffep-87f, 0x1.fffffep-86f,
+    0x1.fffffep-85f, 0x1.fffffep-84f, 0x1.fffffep-83f, 0x1.fffffep-82f,
+    0x1.fffffep-81f, 0x1.fffffep-80f, 0x1.fffffep-79f, 0x1.fffffep-78f,
+    0x1.fffffep-77f, 0x1.fffffep-76f, 0x1.fffffep-75f, 0x1.fffffep-74f,
+    0x1.fffffep-73f, 0x1.fffffep-72f, 0x1.fffffep-71f, 0x1.fffffep-70f,
+    0x1.fffffep-69f, 0x1.fffffep-68f, 0x1.fffffep-67f, 0x1.fffffep-66f,
+    0x1.fffffep-65f, 0x1.fffffep-64f, 0x1.fffffep-63f, 0x1.fffffep-62f,
+    0x1.fffffep-61f, 0x1.fffffep-60f, 0x1.fffffep-59f, 0x1.fffffep-58f,
+    0x1.fffffep-57f, 0x1.fffffep-56f, 0x1.fffffep-55f, 0x1.fffffep-54f,
+    0x1.fffffep-53f, 0x1.fffffep-52f, 0x1.fffffep-51f, 0x1.fffffep-50f,
+    0x1.fffffep-49f, 0x1.fffffep-48f, 0x1.fffffep-47f, 0x1.fffffep-46f,
+    0x1.fffffep-45f, 0x1.fffffep-44f, 0x1.fffffep-43f, 0x1.fffffep-42f,
+    0x1.fffffep-41f, 0x1.fffffep-40f, 0x1.fffffep-39f, 0x1.fffffep-38f,
+    0x1.fffffep-37f, 0x1.fffffep-36f, 0x1.fffffep-35f, 0x1.fffffep-34f,
+    0x1.fffffep-33f, 0x1.fffffep-32f, 0x1.fffffep-31f, 0x1.fffffep-30f,
+    0x1.fffffep-29f, 0x1.fffffep-28f, 0x1.fffffep-27f, 0x1.fffffep-26f,
+    0x1.fffffep-25f, 0x1.fffffep-24f, 0x1.fffffep-23f, 0x1.fffffep-22f,
+    0x1.fffffep-21f, 0x1.fffffep-20f, 0x1.fffffep-19f, 0x1.fffffep-18f,
+    0x1.fffffep-17f, 0x1.fffffep-16f, 0x1.fffffep-15f, 0x1.fffffep-14f,
+    0x1.fffffep-13f, 0x1.fffffep-12f, 0x1.fffffep-11f, 0x1.fffffep-10f,
+    0x1.fffffep-9f, 0x1.fffffep-8f, 0x1.fffffep-7f, 0x1.fffffep-6f,
+    0x1.fffffep-5f, 0x1.fffffep-4f, 0x1.fffffep-3f, 0x1.fffffep-2f,
+    0x1.fffffep-1f, 0x1.fffffep+0f, 0x1.fffffep+1f, 0x1.fffffep+2f,
+    0x1.fffffep+3f, 0x1.fffffep+4f, 0x1.fffffep+5f, 0x1.fffffep+6f,
+    0x1.fffffep+7f, 0x1.fffffep+8f, 0x1.fffffep+9f, 0x1.fffffep+10f,
+    0x1.fffffep+11f, 0x1.fffffep+12f, 0x1.fffffep+13f, 0x1.fffffep+14f,
+    0x1.fffffep+15f, 0x1.fffffep+16f, 0x1.fffffep+17f, 0x1.fffffep+18f,
+    0x1.fffffep+19f, 0x1.fffffep+20f, 0x1.fffffep+21f, 0x1.fffffep+22f,
+    0x1.fffffep+23f, 0x1.fffffep+24f, 0x1.fffffep+25f, 0x1.fffffep+26f,
+    0x1.fffffep+27f, 0x1.fffffep+28f, 0x1.fffffep+29f, 0x1.fffffep+30f,
+    0x1.fffffep+31f, 0x1.fffffep+32f, 0x1.fffffep+33f, 0x1.fffffep+34f,
+    0x1.fffffep+35f, 0x1.fffffep+36f, 0x1.fffffep+37f, 0x1.fffffep+38f,
+    0x1.fffffep+39f, 0x1.fffffep+40f, 0x1.fffffep+41f, 0x1.fffffep+42f,
+    0x1.fffffep+43f, 0x1.fffffep+44f, 0x1.fffffep+45f, 0x1.fffffep+46f,
+    0x1.fffffep+47f, 0x1.fffffep+48f, 0x1.fffffep+49f, 0x1.fffffep+50f,
+    0x1.fffffep+51f, 0x1.fffffep+52f, 0x1.fffffep+53f, 0x1.fffffep+54f,
+    0x1.fffffep+55f, 0x1.fffffep+56f, 0x1.fffffep+57f, 0x1.fffffep+58f,
+    0x1.fffffep+59f, 0x1.fffffep+60f, 0x1.fffffep+61f, 0x1.fffffep+62f,
+    0x1.fffffep+63f, 0x1.fffffep+64f, 0x1.fffffep+65f, 0x1.fffffep+66f,
+    0x1.fffffep+67f, 0x1.fffffep+68f, 0x1.fffffep+69f, 0x1.fffffep+70f,
+    0x1.fffffep+71f, 0x1.fffffep+72f, 0x1.fffffep+73f, 0x1.fffffep+74f,
+    0x1.fffffep+75f, 0x1.fffffep+76f, 0x1.fffffep+77f, 0x1.fffffep+78f,
+    0x1.fffffep+79f, 0x1.fffffep+80f, 0x1.fffffep+81f, 0x1.fffffep+82f,
+    0x1.fffffep+83f, 0x1.fffffep+84f, 0x1.fffffep+85f, 0x1.fffffep+86f,
+    0x1.fffffep+87f, 0x1.fffffep+88f, 0x1.fffffep+89f, 0x1.fffffep+90f,
+    0x1.fffffep+91f, 0x1.fffffep+92f, 0x1.fffffep+93f, 0x1.fffffep+94f,
+    0x1.fffffep+95f, 0x1.fffffep+96f, 0x1.fffffep+97f, 0x1.fffffep+98f,
+    0x1.fffffep+99f, 0x1.fffffep+100f, 0x1.fffffep+101f, 0x1.fffffep+102f,
+    0x1.fffffep+103f, 0x1.fffffep+104f, 0x1.fffffep+105f, 0x1.fffffep+106f,
+    0x1.fffffep+107f, 0x1.fffffep+108f, 0x1.fffffep+109f, 0x1.fffffep+110f,
+    0x1.fffffep+111f, 0x1.fffffep+112f, 0x1.fffffep+113f, 0x1.fffffep+114f,
+    0x1.fffffep+115f, 0x1.fffffep+116f, 0x1.fffffep+117f, 0x1.fffffep+118f,
+    0x1.fffffep+119f, 0x1.fffffep+120f, 0x1.fffffep+121f, 0x1.fffffep+122f,
+    0x1.fffffep+123f, 0x1.fffffep+124f, 0x1.fffffep+125f, 0x1.fffffep+126f,
+    INFINITY, INFINITY,
+};
+
+void fmtc_mxfp4_scale_thresholds(float multiplier, float table[510])
+{
+    (void)multiplier; /* the format has no second level: it is 1.0 */
+    memcpy(table, THRESHOLDS, sizeof THRESHOLDS);
 }
 
-/* -- encode ------------------------------------------------------------------------------- */
-
-/* Bits of the largest max(x, 0) and max(-x, 0): they order like the numbers, NaN on top. */
-typedef struct {
-    uint32_t positive, negative;
-} peaks;
-
-static inline peaks peaks_of(const float *x, size_t n)
+size_t fmtc_mxfp4_encode(FMTC_ENCODE_ARGUMENTS)
 {
-    int32_t positive = 0, negative = 0;
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t bits = bits_of(x[i]);
-        const int32_t above = (int32_t)bits, below = (int32_t)(bits ^ 0x80000000u);
-        positive = above > positive ? above : positive;
-        negative = below > negative ? below : negative;
-    }
-    return (peaks){(uint32_t)positive, (uint32_t)negative};
-}
-
-/* How many of the ascending scale thresholds x lies above: halved to a window, then counted. */
-static inline uint32_t rank_of(const float *thresholds, float x)
-{
-    const float *base = thresholds;
-    base += 127 & -(uint32_t)(x > base[126]);
-    base += 64 & -(uint32_t)(x > base[63]);
-    uint32_t rank = (uint32_t)(base - thresholds);
-    for (int i = 0; i < 64; i++)
-        rank += x > base[i];
-    return rank;
-}
-
-/* The magnitude code of a block's scale. */
-static inline uint32_t magnitude_of(const grid *g, const float *scale_thresholds, peaks top)
-{
-    const float *table = scale_thresholds + (g - GRIDS) * 2 * 255;
-    const uint32_t peak = top.positive > top.negative ? top.positive : top.negative;
-    /* Both sides have the same thresholds. */
-    const uint32_t rank = rank_of(table, float_of(peak));
-    return rank ? rank - 1 : 0;
-}
-
-/* What the largest elements of a block decide: the magnitude code of its scale for every grid. */
-typedef struct {
-    peaks top;
-    uint32_t magnitude[1];
-} plan;
-
-static inline plan plan_of(const float *x, size_t n, const float *scale_thresholds)
-{
-    plan p = {.top = peaks_of(x, n)};
-    for (int i = 0; i < 1; i++)
-        p.magnitude[i] = magnitude_of(GRIDS + i, scale_thresholds, p.top);
-    return p;
-}
-
-/* Encode a block with one grid: its codes, its scale word, and the scale with its sign. */
-static inline uint32_t encode_with(
-    const grid *g, const float *x, size_t n, peaks top, uint32_t magnitude, float multiplier,
-    uint8_t *codes, float *scale)
-{
-    const float size = scale_of(magnitude, multiplier);
-    uint32_t word = magnitude | g->select_bits;
-    (void)top;
-    *scale = size;
-    codes_of(g, x, n, *scale, codes);
-    return word;
-}
-
-/* Encode a block with its best grid; returns whether it holds a NaN. */
-static inline int encode_block(
-    const float *x, size_t n, const plan *p, float multiplier, uint8_t *codes,
-    uint32_t *word, uint32_t *index)
-{
-    *index = 0;
-    if (p->top.positive > 0x7f800000u || p->top.negative > 0x7f800000u) {
-        memset(codes, 0, n);
-        *word = 0xffu;
-        return 1;
-    }
-    float scale;
-    *word = encode_with(GRIDS, x, n, p->top, p->magnitude[0], multiplier, codes, &scale);
-    return 0;
-}
-
-size_t fmtc_mxfp4_encode_row(
-    const float *x, size_t n, float multiplier, const float *scale_thresholds,
-    uint8_t *codes, uint8_t *scales, uint8_t *select)
-{
-    uint8_t unpacked[CHUNK];
-    plan plans[CHUNK / BLOCK];
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
     size_t broken = 0;
-    (void)select;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        const size_t whole = count / BLOCK, rest = count % BLOCK;
-        const float *p = x + start;
-        uint32_t word, index;
-        /* All scales first: their searches are independent, so that the processor overlaps them. */
-        for (size_t i = 0; i < whole; i++)
-            plans[i] = plan_of(p + i * BLOCK, BLOCK, scale_thresholds);
-        for (size_t i = 0; i < whole; i++) {
-            broken += (size_t)encode_block(
-                p + i * BLOCK, BLOCK, plans + i, multiplier, unpacked + i * BLOCK, &word, &index);
-            write_word(scales, start / BLOCK + i, word);
-        }
-        if (rest) {
-            const plan last = plan_of(p + whole * BLOCK, rest, scale_thresholds);
-            broken += (size_t)encode_block(
-                p + whole * BLOCK, rest, &last, multiplier, unpacked + whole * BLOCK,
-                &word, &index);
-            write_word(scales, start / BLOCK + whole, word);
-        }
-        pack_codes(unpacked, count, codes + start / 8 * CODE_BITS);
+    PARALLEL_SUM
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
+        broken += f->encode(
+            count, n, x + row * x_stride, x_stride, multiplier, scale_thresholds,
+            codes + row * codes_stride, codes_stride, scales + row * scales_stride, scales_stride,
+            select, select_stride);
     }
     return broken;
 }
 
-size_t fmtc_mxfp4_encode(
-    size_t rows, size_t n, const float *x, size_t x_stride,
-    float multiplier, const float *scale_thresholds,
-    uint8_t *codes, size_t codes_stride, uint8_t *scales, size_t scales_stride,
-    uint8_t *select, size_t select_stride)
+void fmtc_mxfp4_decode(FMTC_DECODE_ARGUMENTS)
 {
-    size_t broken = 0;
-    for (size_t row = 0; row < rows; row++)
-        broken += fmtc_mxfp4_encode_row(
-            x + row * x_stride, n, multiplier, scale_thresholds,
-            codes + row * codes_stride, scales + row * scales_stride,
-            select);
-    (void)select_stride;
-    return broken;
-}
-
-/* -- given scales ------------------------------------------------------------------------- */
-
-static inline void encode_given_row(
-    const float *x, size_t n, const float *scales, const uint8_t *select,
-    uint8_t *codes)
-{
-    uint8_t unpacked[CHUNK];
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        const float *p = x + start;
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const grid *g = GRIDS + (select ? select[block] : 0);
-            if (count - i >= BLOCK)
-                codes_of(g, p + i, BLOCK, scales[block], unpacked + i);
-            else
-                codes_of(g, p + i, count - i, scales[block], unpacked + i);
-        }
-        pack_codes(unpacked, count, codes + start / 8 * CODE_BITS);
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
+    const size_t width = number == FMTC_FLOAT32 ? 4 : 2;
+    PARALLEL
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
+        f->decode(
+            count, n, codes + row * codes_stride, codes_stride,
+            scales + row * scales_stride, scales_stride, select, select_stride,
+            multiplier, (uint8_t *)out + row * out_stride * width, out_stride, number);
     }
 }
 
-static inline void decode_given_row(
-    const uint8_t *codes, size_t n, const float *scales, const uint8_t *select,
-    float *out)
+void fmtc_mxfp4_encode_given(FMTC_ENCODE_GIVEN_ARGUMENTS)
 {
-    uint8_t unpacked[CHUNK];
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        float *p = out + start;
-        unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const float *lut = LUT[select ? select[block] : 0];
-            if (count - i >= BLOCK)
-                decode_block(unpacked + i, BLOCK, lut, scales[block], p + i);
-            else
-                decode_block(unpacked + i, count - i, lut, scales[block], p + i);
-        }
-    }
-}
-
-void fmtc_mxfp4_encode_given(
-    size_t rows, size_t n, const float *x, size_t x_stride,
-    const float *scales, const uint8_t *select, const float *zeros, size_t blocks_stride,
-    uint8_t *codes, size_t codes_stride)
-{
-    for (size_t row = 0; row < rows; row++) {
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
+    PARALLEL
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
         const size_t first = row * blocks_stride;
-        encode_given_row(
-            x + row * x_stride, n, scales + first, select ? select + first : NULL,
-            codes + row * codes_stride);
+        f->encode_given(
+            count, n, x + row * x_stride, x_stride, scales + first,
+            select ? select + first : NULL, zeros ? zeros + first : NULL, blocks_stride,
+            codes + row * codes_stride, codes_stride);
     }
-    (void)zeros;
 }
 
-void fmtc_mxfp4_decode_given(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const float *scales, const uint8_t *select, const float *zeros, size_t blocks_stride,
-    float *out, size_t out_stride)
+void fmtc_mxfp4_decode_given(FMTC_DECODE_GIVEN_ARGUMENTS)
 {
-    for (size_t row = 0; row < rows; row++) {
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
+    const size_t width = number == FMTC_FLOAT32 ? 4 : 2;
+    PARALLEL
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
         const size_t first = row * blocks_stride;
-        decode_given_row(
-            codes + row * codes_stride, n, scales + first, select ? select + first : NULL,
-            out + row * out_stride);
+        f->decode_given(
+            count, n, codes + row * codes_stride, codes_stride, scales + first,
+            select ? select + first : NULL, zeros ? zeros + first : NULL, blocks_stride,
+            (uint8_t *)out + row * out_stride * width, out_stride, number);
     }
-    (void)zeros;
-}
-
-/* -- dot product -------------------------------------------------------------------------- */
-
-/* Adds scale * (value * v), summed over a block, to 8 lanes. A product is exact in binary64. */
-static inline void dot_block(
-    const uint8_t *codes, size_t n, const float *lut, double scale, const float *v,
-    double lanes[8])
-{
-    double sums[8] = {0};
-    size_t i = 0;
-#ifdef __AVX2__
-    const __m256 low = _mm256_loadu_ps(lut);
-    const __m256 high = _mm256_loadu_ps(lut + 8);
-    __m256d first = _mm256_setzero_pd(), second = _mm256_setzero_pd();
-    for (; i < n / 8 * 8; i += 8) {
-        const __m256 value = look_up(codes + i, low, high);
-        first = _mm256_add_pd(first, _mm256_mul_pd(
-            _mm256_cvtps_pd(_mm256_castps256_ps128(value)),
-            _mm256_cvtps_pd(_mm_loadu_ps(v + i))));
-        second = _mm256_add_pd(second, _mm256_mul_pd(
-            _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)),
-            _mm256_cvtps_pd(_mm_loadu_ps(v + i + 4))));
-    }
-    _mm256_storeu_pd(sums, first);
-    _mm256_storeu_pd(sums + 4, second);
-#endif
-    for (; i < n; i++)
-        sums[i % 8] += (double)lut[codes[i]] * (double)v[i];
-    for (int j = 0; j < 8; j++)
-        lanes[j] += sums[j] * scale;
-}
-
-float fmtc_mxfp4_dot_row(
-    const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
-    size_t n, float multiplier, const float *vector)
-{
-    uint8_t unpacked[CHUNK];
-    double l[8] = {0};
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const float *lut;
-            const double scale = read_scale(scales, select, block, multiplier, &lut);
-            if (count - i >= BLOCK)
-                dot_block(unpacked + i, BLOCK, lut, scale, vector + start + i, l);
-            else
-                dot_block(unpacked + i, count - i, lut, scale, vector + start + i, l);
-        }
-    }
-    return (float)(((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7])));
-}
-
-void fmtc_mxfp4_dot(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const uint8_t *scales, size_t scales_stride, const uint8_t *select, size_t select_stride,
-    float multiplier, const float *vector, float *out)
-{
-    for (size_t row = 0; row < rows; row++)
-        out[row] = fmtc_mxfp4_dot_row(
-            codes + row * codes_stride, scales + row * scales_stride,
-            select, n, multiplier, vector);
-    (void)select_stride;
 }

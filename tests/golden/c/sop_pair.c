@@ -4,955 +4,751 @@
  * format hash: af40fa1dcec8e01fc083fdcc6d41ed8ff9327dcad563a4aa520b6ce4db066597
  * source: SOP, arXiv:2605.14929 (HIF7 hosts; S1E5M5 scale word; SH4 = sinh(1.50 t) - 0.02)
  * source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
+ *
+ * The functions of sop_pair.h: each calls that of the fastest target that this processor can run.
  */
-#include "sop_pair.h"
+#include "sop_pair_internal.h"
 
-#include <float.h>
-#include <math.h>
-#include <string.h>
-
-#if defined(__FAST_MATH__) || FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2
-#error "this file needs IEEE 754 arithmetic: no -ffast-math and no x87"
-#endif
-#ifdef __clang__
-#pragma STDC FP_CONTRACT OFF
-#endif
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
-
-enum {
-    BLOCK = 16, /* elements that share a scale */
-    CODE_BITS = 4, /* bits of a code */
-    CHUNK = 256, /* elements unpacked at once: whole blocks and whole bytes */
-};
-
-/* -- tables ------------------------------------------------------------------------------- */
-
-/* Code -> value, one row for every select index. */
-static const float LUT[2][16] = {
-    { /* 0: sh4 */
-        -0x1.ap+6f, /*  0: -104 */
-        -0x1.4p+6f, /*  1: -80 */
-        -0x1p+6f, /*  2: -64 */
-        -0x1.8p+5f, /*  3: -48 */
-        -0x1.2p+5f, /*  4: -36 */
-        -0x1.ap+4f, /*  5: -26 */
-        -0x1.ep+3f, /*  6: -15 */
-        -0x1.8p+2f, /*  7: -6 */
-        0x1p+2f, /*  8: 4 */
-        0x1.ap+3f, /*  9: 13 */
-        0x1.8p+4f, /* 10: 24 */
-        0x1.2p+5f, /* 11: 36 */
-        0x1.8p+5f, /* 12: 48 */
-        0x1p+6f, /* 13: 64 */
-        0x1.4p+6f, /* 14: 80 */
-        0x1.8p+6f, /* 15: 96 */
-    },
-    { /* 1: bof4s */
-        -0x1.6p+6f, /*  0: -88 */
-        -0x1.2p+6f, /*  1: -72 */
-        -0x1.cp+5f, /*  2: -56 */
-        -0x1.6p+5f, /*  3: -44 */
-        -0x1p+5f, /*  4: -32 */
-        -0x1.4p+4f, /*  5: -20 */
-        -0x1.4p+3f, /*  6: -10 */
-        0x0p+0f, /*  7: 0 */
-        0x1.4p+3f, /*  8: 10 */
-        0x1.4p+4f, /*  9: 20 */
-        0x1.ep+4f, /* 10: 30 */
-        0x1.4p+5f, /* 11: 40 */
-        0x1.ap+5f, /* 12: 52 */
-        0x1p+6f, /* 13: 64 */
-        0x1.4p+6f, /* 14: 80 */
-        0x1.8p+6f, /* 15: 96 */
-    },
-};
-
-/* What encoding with one grid needs. */
 typedef struct {
-    /* Element thresholds are scale * midpoint; +inf where none stands. */
-    double midpoint[16];
-    /* All ones where an element on the threshold takes the upper rank, else zero. */
-    int64_t inclusive[16];
-    /* Whether the endpoint that the largest element decodes to is the negative one. */
-    int end_is_negative;
-    /* The select index as bits of the scale word. */
-    uint32_t select_bits;
-} grid;
+    const char *name;
+    size_t (*encode)(FMTC_ENCODE_ARGUMENTS);
+    void (*decode)(FMTC_DECODE_ARGUMENTS);
+    void (*encode_given)(FMTC_ENCODE_GIVEN_ARGUMENTS);
+    void (*decode_given)(FMTC_DECODE_GIVEN_ARGUMENTS);
+} functions;
 
-static const grid GRIDS[2] = {
-    { /* 0: sh4 */
-        .midpoint = {
-            -0x1.7p+6, -0x1.2p+6, -0x1.cp+5, -0x1.5p+5,
-            -0x1.fp+4, -0x1.48p+4, -0x1.5p+3, -0x1p+0,
-            0x1.1p+3, 0x1.28p+4, 0x1.ep+4, 0x1.5p+5,
-            0x1.cp+5, 0x1.2p+6, 0x1.6p+6, INFINITY,
-        },
-        .inclusive = {
-            0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, 0,
-        },
-        .end_is_negative = 1,
-        .select_bits = 0x0u,
-    },
-    { /* 1: bof4s */
-        .midpoint = {
-            -0x1.4p+6, -0x1p+6, -0x1.9p+5, -0x1.3p+5,
-            -0x1.ap+4, -0x1.ep+3, -0x1.4p+2, 0x1.4p+2,
-            0x1.ep+3, 0x1.9p+4, 0x1.18p+5, 0x1.7p+5,
-            0x1.dp+5, 0x1.2p+6, 0x1.6p+6, INFINITY,
-        },
-        .inclusive = {
-            0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, 0,
-        },
-        .end_is_negative = 0,
-        .select_bits = 0x1u,
-    },
-};
+#define FUNCTIONS_OF(target) \
+    static const functions target##_functions = { \
+        #target, \
+        fmtc_sop_pair_##target##_encode, fmtc_sop_pair_##target##_decode, \
+        fmtc_sop_pair_##target##_encode_given, fmtc_sop_pair_##target##_decode_given};
 
-/* Magnitude code of a scale word -> scale. */
-static const float SCALES[1024] = {
-    /*    0 */ 0x0p+0f, 0x1p-19f, 0x1p-18f, 0x1.8p-18f,
-    /*    4 */ 0x1p-17f, 0x1.4p-17f, 0x1.8p-17f, 0x1.cp-17f,
-    /*    8 */ 0x1p-16f, 0x1.2p-16f, 0x1.4p-16f, 0x1.6p-16f,
-    /*   12 */ 0x1.8p-16f, 0x1.ap-16f, 0x1.cp-16f, 0x1.ep-16f,
-    /*   16 */ 0x1p-15f, 0x1.1p-15f, 0x1.2p-15f, 0x1.3p-15f,
-    /*   20 */ 0x1.4p-15f, 0x1.5p-15f, 0x1.6p-15f, 0x1.7p-15f,
-    /*   24 */ 0x1.8p-15f, 0x1.9p-15f, 0x1.ap-15f, 0x1.bp-15f,
-    /*   28 */ 0x1.cp-15f, 0x1.dp-15f, 0x1.ep-15f, 0x1.fp-15f,
-    /*   32 */ 0x1p-14f, 0x1.08p-14f, 0x1.1p-14f, 0x1.18p-14f,
-    /*   36 */ 0x1.2p-14f, 0x1.28p-14f, 0x1.3p-14f, 0x1.38p-14f,
-    /*   40 */ 0x1.4p-14f, 0x1.48p-14f, 0x1.5p-14f, 0x1.58p-14f,
-    /*   44 */ 0x1.6p-14f, 0x1.68p-14f, 0x1.7p-14f, 0x1.78p-14f,
-    /*   48 */ 0x1.8p-14f, 0x1.88p-14f, 0x1.9p-14f, 0x1.98p-14f,
-    /*   52 */ 0x1.ap-14f, 0x1.a8p-14f, 0x1.bp-14f, 0x1.b8p-14f,
-    /*   56 */ 0x1.cp-14f, 0x1.c8p-14f, 0x1.dp-14f, 0x1.d8p-14f,
-    /*   60 */ 0x1.ep-14f, 0x1.e8p-14f, 0x1.fp-14f, 0x1.f8p-14f,
-    /*   64 */ 0x1p-13f, 0x1.08p-13f, 0x1.1p-13f, 0x1.18p-13f,
-    /*   68 */ 0x1.2p-13f, 0x1.28p-13f, 0x1.3p-13f, 0x1.38p-13f,
-    /*   72 */ 0x1.4p-13f, 0x1.48p-13f, 0x1.5p-13f, 0x1.58p-13f,
-    /*   76 */ 0x1.6p-13f, 0x1.68p-13f, 0x1.7p-13f, 0x1.78p-13f,
-    /*   80 */ 0x1.8p-13f, 0x1.88p-13f, 0x1.9p-13f, 0x1.98p-13f,
-    /*   84 */ 0x1.ap-13f, 0x1.a8p-13f, 0x1.bp-13f, 0x1.b8p-13f,
-    /*   88 */ 0x1.cp-13f, 0x1.c8p-13f, 0x1.dp-13f, 0x1.d8p-13f,
-    /*   92 */ 0x1.ep-13f, 0x1.e8p-13f, 0x1.fp-13f, 0x1.f8p-13f,
-    /*   96 */ 0x1p-12f, 0x1.08p-12f, 0x1.1p-12f, 0x1.18p-12f,
-    /*  100 */ 0x1.2p-12f, 0x1.28p-12f, 0x1.3p-12f, 0x1.38p-12f,
-    /*  104 */ 0x1.4p-12f, 0x1.48p-12f, 0x1.5p-12f, 0x1.58p-12f,
-    /*  108 */ 0x1.6p-12f, 0x1.68p-12f, 0x1.7p-12f, 0x1.78p-12f,
-    /*  112 */ 0x1.8p-12f, 0x1.88p-12f, 0x1.9p-12f, 0x1.98p-12f,
-    /*  116 */ 0x1.ap-12f, 0x1.a8p-12f, 0x1.bp-12f, 0x1.b8p-12f,
-    /*  120 */ 0x1.cp-12f, 0x1.c8p-12f, 0x1.dp-12f, 0x1.d8p-12f,
-    /*  124 */ 0x1.ep-12f, 0x1.e8p-12f, 0x1.fp-12f, 0x1.f8p-12f,
-    /*  128 */ 0x1p-11f, 0x1.08p-11f, 0x1.1p-11f, 0x1.18p-11f,
-    /*  132 */ 0x1.2p-11f, 0x1.28p-11f, 0x1.3p-11f, 0x1.38p-11f,
-    /*  136 */ 0x1.4p-11f, 0x1.48p-11f, 0x1.5p-11f, 0x1.58p-11f,
-    /*  140 */ 0x1.6p-11f, 0x1.68p-11f, 0x1.7p-11f, 0x1.78p-11f,
-    /*  144 */ 0x1.8p-11f, 0x1.88p-11f, 0x1.9p-11f, 0x1.98p-11f,
-    /*  148 */ 0x1.ap-11f, 0x1.a8p-11f, 0x1.bp-11f, 0x1.b8p-11f,
-    /*  152 */ 0x1.cp-11f, 0x1.c8p-11f, 0x1.dp-11f, 0x1.d8p-11f,
-    /*  156 */ 0x1.ep-11f, 0x1.e8p-11f, 0x1.fp-11f, 0x1.f8p-11f,
-    /*  160 */ 0x1p-10f, 0x1.08p-10f, 0x1.1p-10f, 0x1.18p-10f,
-    /*  164 */ 0x1.2p-10f, 0x1.28p-10f, 0x1.3p-10f, 0x1.38p-10f,
-    /*  168 */ 0x1.4p-10f, 0x1.48p-10f, 0x1.5p-10f, 0x1.58p-10f,
-    /*  172 */ 0x1.6p-10f, 0x1.68p-10f, 0x1.7p-10f, 0x1.78p-10f,
-    /*  176 */ 0x1.8p-10f, 0x1.88p-10f, 0x1.9p-10f, 0x1.98p-10f,
-    /*  180 */ 0x1.ap-10f, 0x1.a8p-10f, 0x1.bp-10f, 0x1.b8p-10f,
-    /*  184 */ 0x1.cp-10f, 0x1.c8p-10f, 0x1.dp-10f, 0x1.d8p-10f,
-    /*  188 */ 0x1.ep-10f, 0x1.e8p-10f, 0x1.fp-10f, 0x1.f8p-10f,
-    /*  192 */ 0x1p-9f, 0x1.08p-9f, 0x1.1p-9f, 0x1.18p-9f,
-    /*  196 */ 0x1.2p-9f, 0x1.28p-9f, 0x1.3p-9f, 0x1.38p-9f,
-    /*  200 */ 0x1.4p-9f, 0x1.48p-9f, 0x1.5p-9f, 0x1.58p-9f,
-    /*  204 */ 0x1.6p-9f, 0x1.68p-9f, 0x1.7p-9f, 0x1.78p-9f,
-    /*  208 */ 0x1.8p-9f, 0x1.88p-9f, 0x1.9p-9f, 0x1.98p-9f,
-    /*  212 */ 0x1.ap-9f, 0x1.a8p-9f, 0x1.bp-9f, 0x1.b8p-9f,
-    /*  216 */ 0x1.cp-9f, 0x1.c8p-9f, 0x1.dp-9f, 0x1.d8p-9f,
-    /*  220 */ 0x1.ep-9f, 0x1.e8p-9f, 0x1.fp-9f, 0x1.f8p-9f,
-    /*  224 */ 0x1p-8f, 0x1.08p-8f, 0x1.1p-8f, 0x1.18p-8f,
-    /*  228 */ 0x1.2p-8f, 0x1.28p-8f, 0x1.3p-8f, 0x1.38p-8f,
-    /*  232 */ 0x1.4p-8f, 0x1.48p-8f, 0x1.5p-8f, 0x1.58p-8f,
-    /*  236 */ 0x1.6p-8f, 0x1.68p-8f, 0x1.7p-8f, 0x1.78p-8f,
-    /*  240 */ 0x1.8p-8f, 0x1.88p-8f, 0x1.9p-8f, 0x1.98p-8f,
-    /*  244 */ 0x1.ap-8f, 0x1.a8p-8f, 0x1.bp-8f, 0x1.b8p-8f,
-    /*  248 */ 0x1.cp-8f, 0x1.c8p-8f, 0x1.dp-8f, 0x1.d8p-8f,
-    /*  252 */ 0x1.ep-8f, 0x1.e8p-8f, 0x1.fp-8f, 0x1.f8p-8f,
-    /*  256 */ 0x1p-7f, 0x1.08p-7f, 0x1.1p-7f, 0x1.18p-7f,
-    /*  260 */ 0x1.2p-7f, 0x1.28p-7f, 0x1.3p-7f, 0x1.38p-7f,
-    /*  264 */ 0x1.4p-7f, 0x1.48p-7f, 0x1.5p-7f, 0x1.58p-7f,
-    /*  268 */ 0x1.6p-7f, 0x1.68p-7f, 0x1.7p-7f, 0x1.78p-7f,
-    /*  272 */ 0x1.8p-7f, 0x1.88p-7f, 0x1.9p-7f, 0x1.98p-7f,
-    /*  276 */ 0x1.ap-7f, 0x1.a8p-7f, 0x1.bp-7f, 0x1.b8p-7f,
-    /*  280 */ 0x1.cp-7f, 0x1.c8p-7f, 0x1.dp-7f, 0x1.d8p-7f,
-    /*  284 */ 0x1.ep-7f, 0x1.e8p-7f, 0x1.fp-7f, 0x1.f8p-7f,
-    /*  288 */ 0x1p-6f, 0x1.08p-6f, 0x1.1p-6f, 0x1.18p-6f,
-    /*  292 */ 0x1.2p-6f, 0x1.28p-6f, 0x1.3p-6f, 0x1.38p-6f,
-    /*  296 */ 0x1.4p-6f, 0x1.48p-6f, 0x1.5p-6f, 0x1.58p-6f,
-    /*  300 */ 0x1.6p-6f, 0x1.68p-6f, 0x1.7p-6f, 0x1.78p-6f,
-    /*  304 */ 0x1.8p-6f, 0x1.88p-6f, 0x1.9p-6f, 0x1.98p-6f,
-    /*  308 */ 0x1.ap-6f, 0x1.a8p-6f, 0x1.bp-6f, 0x1.b8p-6f,
-    /*  312 */ 0x1.cp-6f, 0x1.c8p-6f, 0x1.dp-6f, 0x1.d8p-6f,
-    /*  316 */ 0x1.ep-6f, 0x1.e8p-6f, 0x1.fp-6f, 0x1.f8p-6f,
-    /*  320 */ 0x1p-5f, 0x1.08p-5f, 0x1.1p-5f, 0x1.18p-5f,
-    /*  324 */ 0x1.2p-5f, 0x1.28p-5f, 0x1.3p-5f, 0x1.38p-5f,
-    /*  328 */ 0x1.4p-5f, 0x1.48p-5f, 0x1.5p-5f, 0x1.58p-5f,
-    /*  332 */ 0x1.6p-5f, 0x1.68p-5f, 0x1.7p-5f, 0x1.78p-5f,
-    /*  336 */ 0x1.8p-5f, 0x1.88p-5f, 0x1.9p-5f, 0x1.98p-5f,
-    /*  340 */ 0x1.ap-5f, 0x1.a8p-5f, 0x1.bp-5f, 0x1.b8p-5f,
-    /*  344 */ 0x1.cp-5f, 0x1.c8p-5f, 0x1.dp-5f, 0x1.d8p-5f,
-    /*  348 */ 0x1.ep-5f, 0x1.e8p-5f, 0x1.fp-5f, 0x1.f8p-5f,
-    /*  352 */ 0x1p-4f, 0x1.08p-4f, 0x1.1p-4f, 0x1.18p-4f,
-    /*  356 */ 0x1.2p-4f, 0x1.28p-4f, 0x1.3p-4f, 0x1.38p-4f,
-    /*  360 */ 0x1.4p-4f, 0x1.48p-4f, 0x1.5p-4f, 0x1.58p-4f,
-    /*  364 */ 0x1.6p-4f, 0x1.68p-4f, 0x1.7p-4f, 0x1.78p-4f,
-    /*  368 */ 0x1.8p-4f, 0x1.88p-4f, 0x1.9p-4f, 0x1.98p-4f,
-    /*  372 */ 0x1.ap-4f, 0x1.a8p-4f, 0x1.bp-4f, 0x1.b8p-4f,
-    /*  376 */ 0x1.cp-4f, 0x1.c8p-4f, 0x1.dp-4f, 0x1.d8p-4f,
-    /*  380 */ 0x1.ep-4f, 0x1.e8p-4f, 0x1.fp-4f, 0x1.f8p-4f,
-    /*  384 */ 0x1p-3f, 0x1.08p-3f, 0x1.1p-3f, 0x1.18p-3f,
-    /*  388 */ 0x1.2p-3f, 0x1.28p-3f, 0x1.3p-3f, 0x1.38p-3f,
-    /*  392 */ 0x1.4p-3f, 0x1.48p-3f, 0x1.5p-3f, 0x1.58p-3f,
-    /*  396 */ 0x1.6p-3f, 0x1.68p-3f, 0x1.7p-3f, 0x1.78p-3f,
-    /*  400 */ 0x1.8p-3f, 0x1.88p-3f, 0x1.9p-3f, 0x1.98p-3f,
-    /*  404 */ 0x1.ap-3f, 0x1.a8p-3f, 0x1.bp-3f, 0x1.b8p-3f,
-    /*  408 */ 0x1.cp-3f, 0x1.c8p-3f, 0x1.dp-3f, 0x1.d8p-3f,
-    /*  412 */ 0x1.ep-3f, 0x1.e8p-3f, 0x1.fp-3f, 0x1.f8p-3f,
-    /*  416 */ 0x1p-2f, 0x1.08p-2f, 0x1.1p-2f, 0x1.18p-2f,
-    /*  420 */ 0x1.2p-2f, 0x1.28p-2f, 0x1.3p-2f, 0x1.38p-2f,
-    /*  424 */ 0x1.4p-2f, 0x1.48p-2f, 0x1.5p-2f, 0x1.58p-2f,
-    /*  428 */ 0x1.6p-2f, 0x1.68p-2f, 0x1.7p-2f, 0x1.78p-2f,
-    /*  432 */ 0x1.8p-2f, 0x1.88p-2f, 0x1.9p-2f, 0x1.98p-2f,
-    /*  436 */ 0x1.ap-2f, 0x1.a8p-2f, 0x1.bp-2f, 0x1.b8p-2f,
-    /*  440 */ 0x1.cp-2f, 0x1.c8p-2f, 0x1.dp-2f, 0x1.d8p-2f,
-    /*  444 */ 0x1.ep-2f, 0x1.e8p-2f, 0x1.fp-2f, 0x1.f8p-2f,
-    /*  448 */ 0x1p-1f, 0x1.08p-1f, 0x1.1p-1f, 0x1.18p-1f,
-    /*  452 */ 0x1.2p-1f, 0x1.28p-1f, 0x1.3p-1f, 0x1.38p-1f,
-    /*  456 */ 0x1.4p-1f, 0x1.48p-1f, 0x1.5p-1f, 0x1.58p-1f,
-    /*  460 */ 0x1.6p-1f, 0x1.68p-1f, 0x1.7p-1f, 0x1.78p-1f,
-    /*  464 */ 0x1.8p-1f, 0x1.88p-1f, 0x1.9p-1f, 0x1.98p-1f,
-    /*  468 */ 0x1.ap-1f, 0x1.a8p-1f, 0x1.bp-1f, 0x1.b8p-1f,
-    /*  472 */ 0x1.cp-1f, 0x1.c8p-1f, 0x1.dp-1f, 0x1.d8p-1f,
-    /*  476 */ 0x1.ep-1f, 0x1.e8p-1f, 0x1.fp-1f, 0x1.f8p-1f,
-    /*  480 */ 0x1p+0f, 0x1.08p+0f, 0x1.1p+0f, 0x1.18p+0f,
-    /*  484 */ 0x1.2p+0f, 0x1.28p+0f, 0x1.3p+0f, 0x1.38p+0f,
-    /*  488 */ 0x1.4p+0f, 0x1.48p+0f, 0x1.5p+0f, 0x1.58p+0f,
-    /*  492 */ 0x1.6p+0f, 0x1.68p+0f, 0x1.7p+0f, 0x1.78p+0f,
-    /*  496 */ 0x1.8p+0f, 0x1.88p+0f, 0x1.9p+0f, 0x1.98p+0f,
-    /*  500 */ 0x1.ap+0f, 0x1.a8p+0f, 0x1.bp+0f, 0x1.b8p+0f,
-    /*  504 */ 0x1.cp+0f, 0x1.c8p+0f, 0x1.dp+0f, 0x1.d8p+0f,
-    /*  508 */ 0x1.ep+0f, 0x1.e8p+0f, 0x1.fp+0f, 0x1.f8p+0f,
-    /*  512 */ 0x1p+1f, 0x1.08p+1f, 0x1.1p+1f, 0x1.18p+1f,
-    /*  516 */ 0x1.2p+1f, 0x1.28p+1f, 0x1.3p+1f, 0x1.38p+1f,
-    /*  520 */ 0x1.4p+1f, 0x1.48p+1f, 0x1.5p+1f, 0x1.58p+1f,
-    /*  524 */ 0x1.6p+1f, 0x1.68p+1f, 0x1.7p+1f, 0x1.78p+1f,
-    /*  528 */ 0x1.8p+1f, 0x1.88p+1f, 0x1.9p+1f, 0x1.98p+1f,
-    /*  532 */ 0x1.ap+1f, 0x1.a8p+1f, 0x1.bp+1f, 0x1.b8p+1f,
-    /*  536 */ 0x1.cp+1f, 0x1.c8p+1f, 0x1.dp+1f, 0x1.d8p+1f,
-    /*  540 */ 0x1.ep+1f, 0x1.e8p+1f, 0x1.fp+1f, 0x1.f8p+1f,
-    /*  544 */ 0x1p+2f, 0x1.08p+2f, 0x1.1p+2f, 0x1.18p+2f,
-    /*  548 */ 0x1.2p+2f, 0x1.28p+2f, 0x1.3p+2f, 0x1.38p+2f,
-    /*  552 */ 0x1.4p+2f, 0x1.48p+2f, 0x1.5p+2f, 0x1.58p+2f,
-    /*  556 */ 0x1.6p+2f, 0x1.68p+2f, 0x1.7p+2f, 0x1.78p+2f,
-    /*  560 */ 0x1.8p+2f, 0x1.88p+2f, 0x1.9p+2f, 0x1.98p+2f,
-    /*  564 */ 0x1.ap+2f, 0x1.a8p+2f, 0x1.bp+2f, 0x1.b8p+2f,
-    /*  568 */ 0x1.cp+2f, 0x1.c8p+2f, 0x1.dp+2f, 0x1.d8p+2f,
-    /*  572 */ 0x1.ep+2f, 0x1.e8p+2f, 0x1.fp+2f, 0x1.f8p+2f,
-    /*  576 */ 0x1p+3f, 0x1.08p+3f, 0x1.1p+3f, 0x1.18p+3f,
-    /*  580 */ 0x1.2p+3f, 0x1.28p+3f, 0x1.3p+3f, 0x1.38p+3f,
-    /*  584 */ 0x1.4p+3f, 0x1.48p+3f, 0x1.5p+3f, 0x1.58p+3f,
-    /*  588 */ 0x1.6p+3f, 0x1.68p+3f, 0x1.7p+3f, 0x1.78p+3f,
-    /*  592 */ 0x1.8p+3f, 0x1.88p+3f, 0x1.9p+3f, 0x1.98p+3f,
-    /*  596 */ 0x1.ap+3f, 0x1.a8p+3f, 0x1.bp+3f, 0x1.b8p+3f,
-    /*  600 */ 0x1.cp+3f, 0x1.c8p+3f, 0x1.dp+3f, 0x1.d8p+3f,
-    /*  604 */ 0x1.ep+3f, 0x1.e8p+3f, 0x1.fp+3f, 0x1.f8p+3f,
-    /*  608 */ 0x1p+4f, 0x1.08p+4f, 0x1.1p+4f, 0x1.18p+4f,
-    /*  612 */ 0x1.2p+4f, 0x1.28p+4f, 0x1.3p+4f, 0x1.38p+4f,
-    /*  616 */ 0x1.4p+4f, 0x1.48p+4f, 0x1.5p+4f, 0x1.58p+4f,
-    /*  620 */ 0x1.6p+4f, 0x1.68p+4f, 0x1.7p+4f, 0x1.78p+4f,
-    /*  624 */ 0x1.8p+4f, 0x1.88p+4f, 0x1.9p+4f, 0x1.98p+4f,
-    /*  628 */ 0x1.ap+4f, 0x1.a8p+4f, 0x1.bp+4f, 0x1.b8p+4f,
-    /*  632 */ 0x1.cp+4f, 0x1.c8p+4f, 0x1.dp+4f, 0x1.d8p+4f,
-    /*  636 */ 0x1.ep+4f, 0x1.e8p+4f, 0x1.fp+4f, 0x1.f8p+4f,
-    /*  640 */ 0x1p+5f, 0x1.08p+5f, 0x1.1p+5f, 0x1.18p+5f,
-    /*  644 */ 0x1.2p+5f, 0x1.28p+5f, 0x1.3p+5f, 0x1.38p+5f,
-    /*  648 */ 0x1.4p+5f, 0x1.48p+5f, 0x1.5p+5f, 0x1.58p+5f,
-    /*  652 */ 0x1.6p+5f, 0x1.68p+5f, 0x1.7p+5f, 0x1.78p+5f,
-    /*  656 */ 0x1.8p+5f, 0x1.88p+5f, 0x1.9p+5f, 0x1.98p+5f,
-    /*  660 */ 0x1.ap+5f, 0x1.a8p+5f, 0x1.bp+5f, 0x1.b8p+5f,
-    /*  664 */ 0x1.cp+5f, 0x1.c8p+5f, 0x1.dp+5f, 0x1.d8p+5f,
-    /*  668 */ 0x1.ep+5f, 0x1.e8p+5f, 0x1.fp+5f, 0x1.f8p+5f,
-    /*  672 */ 0x1p+6f, 0x1.08p+6f, 0x1.1p+6f, 0x1.18p+6f,
-    /*  676 */ 0x1.2p+6f, 0x1.28p+6f, 0x1.3p+6f, 0x1.38p+6f,
-    /*  680 */ 0x1.4p+6f, 0x1.48p+6f, 0x1.5p+6f, 0x1.58p+6f,
-    /*  684 */ 0x1.6p+6f, 0x1.68p+6f, 0x1.7p+6f, 0x1.78p+6f,
-    /*  688 */ 0x1.8p+6f, 0x1.88p+6f, 0x1.9p+6f, 0x1.98p+6f,
-    /*  692 */ 0x1.ap+6f, 0x1.a8p+6f, 0x1.bp+6f, 0x1.b8p+6f,
-    /*  696 */ 0x1.cp+6f, 0x1.c8p+6f, 0x1.dp+6f, 0x1.d8p+6f,
-    /*  700 */ 0x1.ep+6f, 0x1.e8p+6f, 0x1.fp+6f, 0x1.f8p+6f,
-    /*  704 */ 0x1p+7f, 0x1.08p+7f, 0x1.1p+7f, 0x1.18p+7f,
-    /*  708 */ 0x1.2p+7f, 0x1.28p+7f, 0x1.3p+7f, 0x1.38p+7f,
-    /*  712 */ 0x1.4p+7f, 0x1.48p+7f, 0x1.5p+7f, 0x1.58p+7f,
-    /*  716 */ 0x1.6p+7f, 0x1.68p+7f, 0x1.7p+7f, 0x1.78p+7f,
-    /*  720 */ 0x1.8p+7f, 0x1.88p+7f, 0x1.9p+7f, 0x1.98p+7f,
-    /*  724 */ 0x1.ap+7f, 0x1.a8p+7f, 0x1.bp+7f, 0x1.b8p+7f,
-    /*  728 */ 0x1.cp+7f, 0x1.c8p+7f, 0x1.dp+7f, 0x1.d8p+7f,
-    /*  732 */ 0x1.ep+7f, 0x1.e8p+7f, 0x1.fp+7f, 0x1.f8p+7f,
-    /*  736 */ 0x1p+8f, 0x1.08p+8f, 0x1.1p+8f, 0x1.18p+8f,
-    /*  740 */ 0x1.2p+8f, 0x1.28p+8f, 0x1.3p+8f, 0x1.38p+8f,
-    /*  744 */ 0x1.4p+8f, 0x1.48p+8f, 0x1.5p+8f, 0x1.58p+8f,
-    /*  748 */ 0x1.6p+8f, 0x1.68p+8f, 0x1.7p+8f, 0x1.78p+8f,
-    /*  752 */ 0x1.8p+8f, 0x1.88p+8f, 0x1.9p+8f, 0x1.98p+8f,
-    /*  756 */ 0x1.ap+8f, 0x1.a8p+8f, 0x1.bp+8f, 0x1.b8p+8f,
-    /*  760 */ 0x1.cp+8f, 0x1.c8p+8f, 0x1.dp+8f, 0x1.d8p+8f,
-    /*  764 */ 0x1.ep+8f, 0x1.e8p+8f, 0x1.fp+8f, 0x1.f8p+8f,
-    /*  768 */ 0x1p+9f, 0x1.08p+9f, 0x1.1p+9f, 0x1.18p+9f,
-    /*  772 */ 0x1.2p+9f, 0x1.28p+9f, 0x1.3p+9f, 0x1.38p+9f,
-    /*  776 */ 0x1.4p+9f, 0x1.48p+9f, 0x1.5p+9f, 0x1.58p+9f,
-    /*  780 */ 0x1.6p+9f, 0x1.68p+9f, 0x1.7p+9f, 0x1.78p+9f,
-    /*  784 */ 0x1.8p+9f, 0x1.88p+9f, 0x1.9p+9f, 0x1.98p+9f,
-    /*  788 */ 0x1.ap+9f, 0x1.a8p+9f, 0x1.bp+9f, 0x1.b8p+9f,
-    /*  792 */ 0x1.cp+9f, 0x1.c8p+9f, 0x1.dp+9f, 0x1.d8p+9f,
-    /*  796 */ 0x1.ep+9f, 0x1.e8p+9f, 0x1.fp+9f, 0x1.f8p+9f,
-    /*  800 */ 0x1p+10f, 0x1.08p+10f, 0x1.1p+10f, 0x1.18p+10f,
-    /*  804 */ 0x1.2p+10f, 0x1.28p+10f, 0x1.3p+10f, 0x1.38p+10f,
-    /*  808 */ 0x1.4p+10f, 0x1.48p+10f, 0x1.5p+10f, 0x1.58p+10f,
-    /*  812 */ 0x1.6p+10f, 0x1.68p+10f, 0x1.7p+10f, 0x1.78p+10f,
-    /*  816 */ 0x1.8p+10f, 0x1.88p+10f, 0x1.9p+10f, 0x1.98p+10f,
-    /*  820 */ 0x1.ap+10f, 0x1.a8p+10f, 0x1.bp+10f, 0x1.b8p+10f,
-    /*  824 */ 0x1.cp+10f, 0x1.c8p+10f, 0x1.dp+10f, 0x1.d8p+10f,
-    /*  828 */ 0x1.ep+10f, 0x1.e8p+10f, 0x1.fp+10f, 0x1.f8p+10f,
-    /*  832 */ 0x1p+11f, 0x1.08p+11f, 0x1.1p+11f, 0x1.18p+11f,
-    /*  836 */ 0x1.2p+11f, 0x1.28p+11f, 0x1.3p+11f, 0x1.38p+11f,
-    /*  840 */ 0x1.4p+11f, 0x1.48p+11f, 0x1.5p+11f, 0x1.58p+11f,
-    /*  844 */ 0x1.6p+11f, 0x1.68p+11f, 0x1.7p+11f, 0x1.78p+11f,
-    /*  848 */ 0x1.8p+11f, 0x1.88p+11f, 0x1.9p+11f, 0x1.98p+11f,
-    /*  852 */ 0x1.ap+11f, 0x1.a8p+11f, 0x1.bp+11f, 0x1.b8p+11f,
-    /*  856 */ 0x1.cp+11f, 0x1.c8p+11f, 0x1.dp+11f, 0x1.d8p+11f,
-    /*  860 */ 0x1.ep+11f, 0x1.e8p+11f, 0x1.fp+11f, 0x1.f8p+11f,
-    /*  864 */ 0x1p+12f, 0x1.08p+12f, 0x1.1p+12f, 0x1.18p+12f,
-    /*  868 */ 0x1.2p+12f, 0x1.28p+12f, 0x1.3p+12f, 0x1.38p+12f,
-    /*  872 */ 0x1.4p+12f, 0x1.48p+12f, 0x1.5p+12f, 0x1.58p+12f,
-    /*  876 */ 0x1.6p+12f, 0x1.68p+12f, 0x1.7p+12f, 0x1.78p+12f,
-    /*  880 */ 0x1.8p+12f, 0x1.88p+12f, 0x1.9p+12f, 0x1.98p+12f,
-    /*  884 */ 0x1.ap+12f, 0x1.a8p+12f, 0x1.bp+12f, 0x1.b8p+12f,
-    /*  888 */ 0x1.cp+12f, 0x1.c8p+12f, 0x1.dp+12f, 0x1.d8p+12f,
-    /*  892 */ 0x1.ep+12f, 0x1.e8p+12f, 0x1.fp+12f, 0x1.f8p+12f,
-    /*  896 */ 0x1p+13f, 0x1.08p+13f, 0x1.1p+13f, 0x1.18p+13f,
-    /*  900 */ 0x1.2p+13f, 0x1.28p+13f, 0x1.3p+13f, 0x1.38p+13f,
-    /*  904 */ 0x1.4p+13f, 0x1.48p+13f, 0x1.5p+13f, 0x1.58p+13f,
-    /*  908 */ 0x1.6p+13f, 0x1.68p+13f, 0x1.7p+13f, 0x1.78p+13f,
-    /*  912 */ 0x1.8p+13f, 0x1.88p+13f, 0x1.9p+13f, 0x1.98p+13f,
-    /*  916 */ 0x1.ap+13f, 0x1.a8p+13f, 0x1.bp+13f, 0x1.b8p+13f,
-    /*  920 */ 0x1.cp+13f, 0x1.c8p+13f, 0x1.dp+13f, 0x1.d8p+13f,
-    /*  924 */ 0x1.ep+13f, 0x1.e8p+13f, 0x1.fp+13f, 0x1.f8p+13f,
-    /*  928 */ 0x1p+14f, 0x1.08p+14f, 0x1.1p+14f, 0x1.18p+14f,
-    /*  932 */ 0x1.2p+14f, 0x1.28p+14f, 0x1.3p+14f, 0x1.38p+14f,
-    /*  936 */ 0x1.4p+14f, 0x1.48p+14f, 0x1.5p+14f, 0x1.58p+14f,
-    /*  940 */ 0x1.6p+14f, 0x1.68p+14f, 0x1.7p+14f, 0x1.78p+14f,
-    /*  944 */ 0x1.8p+14f, 0x1.88p+14f, 0x1.9p+14f, 0x1.98p+14f,
-    /*  948 */ 0x1.ap+14f, 0x1.a8p+14f, 0x1.bp+14f, 0x1.b8p+14f,
-    /*  952 */ 0x1.cp+14f, 0x1.c8p+14f, 0x1.dp+14f, 0x1.d8p+14f,
-    /*  956 */ 0x1.ep+14f, 0x1.e8p+14f, 0x1.fp+14f, 0x1.f8p+14f,
-    /*  960 */ 0x1p+15f, 0x1.08p+15f, 0x1.1p+15f, 0x1.18p+15f,
-    /*  964 */ 0x1.2p+15f, 0x1.28p+15f, 0x1.3p+15f, 0x1.38p+15f,
-    /*  968 */ 0x1.4p+15f, 0x1.48p+15f, 0x1.5p+15f, 0x1.58p+15f,
-    /*  972 */ 0x1.6p+15f, 0x1.68p+15f, 0x1.7p+15f, 0x1.78p+15f,
-    /*  976 */ 0x1.8p+15f, 0x1.88p+15f, 0x1.9p+15f, 0x1.98p+15f,
-    /*  980 */ 0x1.ap+15f, 0x1.a8p+15f, 0x1.bp+15f, 0x1.b8p+15f,
-    /*  984 */ 0x1.cp+15f, 0x1.c8p+15f, 0x1.dp+15f, 0x1.d8p+15f,
-    /*  988 */ 0x1.ep+15f, 0x1.e8p+15f, 0x1.fp+15f, 0x1.f8p+15f,
-    /*  992 */ 0x1p+16f, 0x1.08p+16f, 0x1.1p+16f, 0x1.18p+16f,
-    /*  996 */ 0x1.2p+16f, 0x1.28p+16f, 0x1.3p+16f, 0x1.38p+16f,
-    /* 1000 */ 0x1.4p+16f, 0x1.48p+16f, 0x1.5p+16f, 0x1.58p+16f,
-    /* 1004 */ 0x1.6p+16f, 0x1.68p+16f, 0x1.7p+16f, 0x1.78p+16f,
-    /* 1008 */ 0x1.8p+16f, 0x1.88p+16f, 0x1.9p+16f, 0x1.98p+16f,
-    /* 1012 */ 0x1.ap+16f, 0x1.a8p+16f, 0x1.bp+16f, 0x1.b8p+16f,
-    /* 1016 */ 0x1.cp+16f, 0x1.c8p+16f, 0x1.dp+16f, 0x1.d8p+16f,
-    /* 1020 */ 0x1.ep+16f, 0x1.e8p+16f, 0x1.fp+16f, 0x1.f8p+16f,
-};
-
-/* -- bits --------------------------------------------------------------------------------- */
-
-static inline uint32_t bits_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* 8 codes, one a byte, to 4 bytes: neighbours are pushed together three times. */
-static inline void pack_group(const uint8_t codes[8], uint8_t bytes[4])
-{
-    uint64_t v = (uint64_t)codes[0]
-        | (uint64_t)codes[1] << 8
-        | (uint64_t)codes[2] << 16
-        | (uint64_t)codes[3] << 24
-        | (uint64_t)codes[4] << 32
-        | (uint64_t)codes[5] << 40
-        | (uint64_t)codes[6] << 48
-        | (uint64_t)codes[7] << 56;
-    v = (v & 0x000f000f000f000fu) | (v >> 8 & 0x000f000f000f000fu) << 4;
-    v = (v & 0x000000ff000000ffu) | (v >> 16 & 0x000000ff000000ffu) << 8;
-    v = (v & 0x000000000000ffffu) | (v >> 32 & 0x000000000000ffffu) << 16;
-    bytes[0] = (uint8_t)v;
-    bytes[1] = (uint8_t)(v >> 8);
-    bytes[2] = (uint8_t)(v >> 16);
-    bytes[3] = (uint8_t)(v >> 24);
-}
-
-/* The inverse of pack_group. */
-static inline void unpack_group(const uint8_t bytes[4], uint8_t codes[8])
-{
-    uint64_t v = (uint64_t)bytes[0]
-        | (uint64_t)bytes[1] << 8
-        | (uint64_t)bytes[2] << 16
-        | (uint64_t)bytes[3] << 24;
-    v = (v & 0x000000000000ffffu) | (v >> 16 & 0x000000000000ffffu) << 32;
-    v = (v & 0x000000ff000000ffu) | (v >> 8 & 0x000000ff000000ffu) << 16;
-    v = (v & 0x000f000f000f000fu) | (v >> 4 & 0x000f000f000f000fu) << 8;
-    codes[0] = (uint8_t)v;
-    codes[1] = (uint8_t)(v >> 8);
-    codes[2] = (uint8_t)(v >> 16);
-    codes[3] = (uint8_t)(v >> 24);
-    codes[4] = (uint8_t)(v >> 32);
-    codes[5] = (uint8_t)(v >> 40);
-    codes[6] = (uint8_t)(v >> 48);
-    codes[7] = (uint8_t)(v >> 56);
-}
-
-/* n codes to ceil(n * 4 / 8) bytes, the spare bits of the last one zero. */
-static inline void pack_codes(const uint8_t *codes, size_t n, uint8_t *bytes)
-{
-    size_t i = 0;
-    for (; i < n / 8 * 8; i += 8, bytes += CODE_BITS)
-        pack_group(codes + i, bytes);
-    if (i < n) {
-        uint8_t last[8] = {0}, packed[CODE_BITS];
-        memcpy(last, codes + i, n - i);
-        pack_group(last, packed);
-        memcpy(bytes, packed, ((n - i) * CODE_BITS + 7) / 8);
-    }
-}
-
-static inline void unpack_codes(const uint8_t *bytes, size_t n, uint8_t *codes)
-{
-    size_t i = 0;
-    for (; i < n / 8 * 8; i += 8, bytes += CODE_BITS)
-        unpack_group(bytes, codes + i);
-    if (i < n) {
-        uint8_t last[8], packed[CODE_BITS] = {0};
-        memcpy(packed, bytes, ((n - i) * CODE_BITS + 7) / 8);
-        unpack_group(packed, last);
-        memcpy(codes + i, last, n - i);
-    }
-}
-
-/* The scale word of a block; words are written in ascending order, a byte's low bits first. */
-static inline uint32_t read_word(const uint8_t *scales, size_t block)
-{
-    const size_t bit = block * 12, shift = bit % 8;
-    const uint8_t *p = scales + bit / 8;
-    uint32_t v = (uint32_t)p[0] >> shift;
-    v |= (uint32_t)p[1] << (8 - shift);
-    return v & 0xfffu;
-}
-
-static inline void write_word(uint8_t *scales, size_t block, uint32_t word)
-{
-    const size_t bit = block * 12, shift = bit % 8;
-    uint8_t *p = scales + bit / 8;
-    p[0] = (uint8_t)(shift ? p[0] | word << shift : word);
-    p[1] = (uint8_t)(word >> (8 - shift));
-}
-
-/* -- scales ------------------------------------------------------------------------------- */
-
-/* The binary32 scale of a magnitude code: one rounding. */
-static inline float scale_of(uint32_t magnitude, float multiplier)
-{
-    return SCALES[magnitude] * multiplier;
-}
-
-/* The scale of a block with its sign, and the row of LUT that its codes look up. */
-static inline float read_scale(
-    const uint8_t *scales, const uint8_t *select, size_t block, float multiplier,
-    const float **lut)
-{
-    const uint32_t word = read_word(scales, block);
-    (void)select;
-    *lut = LUT[word & 1];
-    const uint32_t magnitude = word >> 1 & 0x3ffu;
-    const uint32_t sign = (word >> 11 & 1) << 31;
-    return float_of(bits_of(scale_of(magnitude, multiplier)) ^ sign);
-}
-
-/* -- decode ------------------------------------------------------------------------------- */
-
-#ifdef __AVX2__
-/* The table entries of 8 codes; a table of up to 16 lives in two registers. */
-static inline __m256 look_up(const uint8_t *codes, __m256 low, __m256 high)
-{
-    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)codes);
-    const __m256i index = _mm256_cvtepu8_epi32(bytes);
-    /* The permutation reads 3 bits; the fourth picks the half. */
-    const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-    return _mm256_blendv_ps(
-        _mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), upper);
-}
-#endif
-
-static inline void decode_block(
-    const uint8_t *codes, size_t n, const float *lut, float scale, float *out)
-{
-    size_t i = 0;
-#ifdef __AVX2__
-    /* Scaling the table gives the same products as scaling what is looked up. */
-    const __m256 factor = _mm256_set1_ps(scale);
-    const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(lut), factor);
-    const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(lut + 8), factor);
-    for (; i < n / 8 * 8; i += 8)
-        _mm256_storeu_ps(out + i, look_up(codes + i, low, high));
-#endif
-    for (; i < n; i++)
-        out[i] = lut[codes[i]] * scale;
-}
-
-void fmtc_sop_pair_decode_row(
-    const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
-    size_t n, float multiplier, float *out)
-{
-    uint8_t unpacked[CHUNK];
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const float *lut;
-            const float scale = read_scale(scales, select, block, multiplier, &lut);
-            if (count - i >= BLOCK)
-                decode_block(unpacked + i, BLOCK, lut, scale, out + start + i);
-            else
-                decode_block(unpacked + i, count - i, lut, scale, out + start + i);
-        }
-    }
-}
-
-void fmtc_sop_pair_decode(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const uint8_t *scales, size_t scales_stride, const uint8_t *select, size_t select_stride,
-    float multiplier, float *out, size_t out_stride)
-{
-    for (size_t row = 0; row < rows; row++)
-        fmtc_sop_pair_decode_row(
-            codes + row * codes_stride, scales + row * scales_stride,
-            select, n, multiplier, out + row * out_stride);
-    (void)select_stride;
-}
-
-/* -- elements ----------------------------------------------------------------------------- */
-
-/*
- * t[i] = scale * midpoint[i] rounded down to binary32, so that x > t[i] holds exactly when
- * x > scale * midpoint[i] does. The product of 24 and at most 29 bits is exact in binary64.
- * Where a tie goes up, t[i] is strictly below the product: x > t[i] when x equals it, too.
- */
-static inline void element_thresholds(
-    const grid *g, float scale, float t[16])
-{
-    if (scale > FLT_MAX) { /* every finite x lies between the products -inf and +inf */
-        for (int i = 0; i < 16; i++)
-            t[i] = g->midpoint[i] < 0 ? -INFINITY : INFINITY;
-        return;
-    }
-#ifdef __AVX2__
-    const __m256d wide = _mm256_set1_pd((double)scale);
-    for (int i = 0; i < 16; i += 4) {
-        const __m256d product = _mm256_mul_pd(wide, _mm256_loadu_pd(g->midpoint + i));
-        const __m128 nearest = _mm256_cvtpd_ps(product);
-        const __m256d back = _mm256_cvtps_pd(nearest);
-        const __m256d inclusive = _mm256_castsi256_pd(
-            _mm256_loadu_si256((const __m256i *)(const void *)(g->inclusive + i)));
-        const __m256d high = _mm256_or_pd(
-            _mm256_cmp_pd(back, product, _CMP_GT_OQ),
-            _mm256_and_pd(_mm256_cmp_pd(back, product, _CMP_EQ_OQ), inclusive));
-        /* -1 where the number below is wanted: one bit pattern down, or up for negative ones. */
-        const __m128i step = _mm_castps_si128(_mm_shuffle_ps(
-            _mm_castpd_ps(_mm256_castpd256_pd128(high)),
-            _mm_castpd_ps(_mm256_extractf128_pd(high, 1)), 0x88));
-        const __m128i bits = _mm_castps_si128(nearest);
-        const __m128i sign = _mm_srai_epi32(bits, 31);
-        const __m128i delta = _mm_sub_epi32(_mm_xor_si128(step, sign), sign);
-        _mm_storeu_ps(t + i, _mm_castsi128_ps(_mm_add_epi32(bits, delta)));
-    }
+#ifdef FMTC_NEON
+FUNCTIONS_OF(neon)
 #else
-    for (int i = 0; i < 16; i++) {
-        const double product = (double)scale * g->midpoint[i];
-        const float nearest = (float)product;
-        const int high = nearest > product || (nearest == product && g->inclusive[i]);
-        const uint32_t bits = bits_of(nearest);
-        t[i] = float_of(high ? (bits >> 31 ? bits + 1 : bits - 1) : bits);
-    }
+FUNCTIONS_OF(portable)
+#endif
+#ifdef FMTC_X86
+FUNCTIONS_OF(avx2)
+FUNCTIONS_OF(avx512)
+#endif
+
+static const functions *fastest(void)
+{
+#ifdef FMTC_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512vbmi")
+        && __builtin_cpu_supports("avx512vnni")
+        && __builtin_cpu_supports("bmi2"))
+        return &avx512_functions;
+    if (__builtin_cpu_supports("avx2")
+        && __builtin_cpu_supports("bmi2")
+        && __builtin_cpu_supports("fma"))
+        return &avx2_functions;
+#endif
+#ifdef FMTC_NEON
+    return &neon_functions;
+#else
+    return &portable_functions;
 #endif
 }
 
-/*
- * Codes of a block under its scale: an element's rank is the number of thresholds that it lies
- * above. A negative scale (or -0) mirrors the grid; a scale of zero counts as 1.
- */
-static inline void codes_of(
-    const grid *g, const float *x, size_t n, float scale, uint8_t *codes)
+const char *fmtc_sop_pair_target(void)
 {
-    const uint32_t mirror = bits_of(scale) & 0x80000000u;
-    const float divisor = scale == 0 ? 1.0f : fabsf(scale);
-    size_t i = 0;
-    float t[16];
-    element_thresholds(g, divisor, t);
-#ifdef __AVX2__
-    const __m256 flip = _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)mirror));
-    for (; i < n / 8 * 8; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        v = _mm256_xor_ps(v, flip);
-        __m256i rank = _mm256_setzero_si256();
-        for (int k = 0; k < 15; k++) {
-            const __m256 above = _mm256_cmp_ps(v, _mm256_broadcast_ss(t + k), _CMP_GT_OQ);
-            rank = _mm256_sub_epi32(rank, _mm256_castps_si256(above));
+    return fastest()->name;
+}
+
+/* Rows that one thread takes at a time, so that it is worth its start. */
+static inline size_t rows_at_once(size_t rows, size_t n)
+{
+    const size_t wanted = ((size_t)1 << 18) / (n ? n : 1) + 1;
+    return wanted < rows ? wanted : rows ? rows : 1;
+}
+
+#ifdef _OPENMP
+#define PARALLEL _Pragma("omp parallel for")
+#define PARALLEL_SUM _Pragma("omp parallel for reduction(+ : broken)")
+#else
+#define PARALLEL
+#define PARALLEL_SUM
+#endif
+
+/* Thresholds of the real scale times what a trial divides by: exact, and also times a binary32. */
+static const double POINTS[2][SCALE_STEPS] = {
+    {
+        0x0p+0, 0x1.2p-12, 0x1.ep-12, 0x1.5p-11,
+        0x1.bp-11, 0x1.08p-10, 0x1.38p-10, 0x1.68p-10,
+        0x1.98p-10, 0x1.c8p-10, 0x1.f8p-10, 0x1.14p-9,
+        0x1.2cp-9, 0x1.44p-9, 0x1.5cp-9, 0x1.74p-9,
+        0x1.8cp-9, 0x1.a4p-9, 0x1.bcp-9, 0x1.d4p-9,
+        0x1.ecp-9, 0x1.02p-8, 0x1.0ep-8, 0x1.1ap-8,
+        0x1.26p-8, 0x1.32p-8, 0x1.3ep-8, 0x1.4ap-8,
+        0x1.56p-8, 0x1.62p-8, 0x1.6ep-8, 0x1.7ap-8,
+        0x1.86p-8, 0x1.92p-8, 0x1.9ep-8, 0x1.aap-8,
+        0x1.b6p-8, 0x1.c2p-8, 0x1.cep-8, 0x1.dap-8,
+        0x1.e6p-8, 0x1.f2p-8, 0x1.fep-8, 0x1.05p-7,
+        0x1.0bp-7, 0x1.11p-7, 0x1.17p-7, 0x1.1dp-7,
+        0x1.23p-7, 0x1.29p-7, 0x1.2fp-7, 0x1.35p-7,
+        0x1.3bp-7, 0x1.41p-7, 0x1.47p-7, 0x1.4dp-7,
+        0x1.53p-7, 0x1.59p-7, 0x1.5fp-7, 0x1.65p-7,
+        0x1.6bp-7, 0x1.71p-7, 0x1.77p-7, 0x1.7dp-7,
+        0x1.86p-7, 0x1.92p-7, 0x1.9ep-7, 0x1.aap-7,
+        0x1.b6p-7, 0x1.c2p-7, 0x1.cep-7, 0x1.dap-7,
+        0x1.e6p-7, 0x1.f2p-7, 0x1.fep-7, 0x1.05p-6,
+        0x1.0bp-6, 0x1.11p-6, 0x1.17p-6, 0x1.1dp-6,
+        0x1.23p-6, 0x1.29p-6, 0x1.2fp-6, 0x1.35p-6,
+        0x1.3bp-6, 0x1.41p-6, 0x1.47p-6, 0x1.4dp-6,
+        0x1.53p-6, 0x1.59p-6, 0x1.5fp-6, 0x1.65p-6,
+        0x1.6bp-6, 0x1.71p-6, 0x1.77p-6, 0x1.7dp-6,
+        0x1.86p-6, 0x1.92p-6, 0x1.9ep-6, 0x1.aap-6,
+        0x1.b6p-6, 0x1.c2p-6, 0x1.cep-6, 0x1.dap-6,
+        0x1.e6p-6, 0x1.f2p-6, 0x1.fep-6, 0x1.05p-5,
+        0x1.0bp-5, 0x1.11p-5, 0x1.17p-5, 0x1.1dp-5,
+        0x1.23p-5, 0x1.29p-5, 0x1.2fp-5, 0x1.35p-5,
+        0x1.3bp-5, 0x1.41p-5, 0x1.47p-5, 0x1.4dp-5,
+        0x1.53p-5, 0x1.59p-5, 0x1.5fp-5, 0x1.65p-5,
+        0x1.6bp-5, 0x1.71p-5, 0x1.77p-5, 0x1.7dp-5,
+        0x1.86p-5, 0x1.92p-5, 0x1.9ep-5, 0x1.aap-5,
+        0x1.b6p-5, 0x1.c2p-5, 0x1.cep-5, 0x1.dap-5,
+        0x1.e6p-5, 0x1.f2p-5, 0x1.fep-5, 0x1.05p-4,
+        0x1.0bp-4, 0x1.11p-4, 0x1.17p-4, 0x1.1dp-4,
+        0x1.23p-4, 0x1.29p-4, 0x1.2fp-4, 0x1.35p-4,
+        0x1.3bp-4, 0x1.41p-4, 0x1.47p-4, 0x1.4dp-4,
+        0x1.53p-4, 0x1.59p-4, 0x1.5fp-4, 0x1.65p-4,
+        0x1.6bp-4, 0x1.71p-4, 0x1.77p-4, 0x1.7dp-4,
+        0x1.86p-4, 0x1.92p-4, 0x1.9ep-4, 0x1.aap-4,
+        0x1.b6p-4, 0x1.c2p-4, 0x1.cep-4, 0x1.dap-4,
+        0x1.e6p-4, 0x1.f2p-4, 0x1.fep-4, 0x1.05p-3,
+        0x1.0bp-3, 0x1.11p-3, 0x1.17p-3, 0x1.1dp-3,
+        0x1.23p-3, 0x1.29p-3, 0x1.2fp-3, 0x1.35p-3,
+        0x1.3bp-3, 0x1.41p-3, 0x1.47p-3, 0x1.4dp-3,
+        0x1.53p-3, 0x1.59p-3, 0x1.5fp-3, 0x1.65p-3,
+        0x1.6bp-3, 0x1.71p-3, 0x1.77p-3, 0x1.7dp-3,
+        0x1.86p-3, 0x1.92p-3, 0x1.9ep-3, 0x1.aap-3,
+        0x1.b6p-3, 0x1.c2p-3, 0x1.cep-3, 0x1.dap-3,
+        0x1.e6p-3, 0x1.f2p-3, 0x1.fep-3, 0x1.05p-2,
+        0x1.0bp-2, 0x1.11p-2, 0x1.17p-2, 0x1.1dp-2,
+        0x1.23p-2, 0x1.29p-2, 0x1.2fp-2, 0x1.35p-2,
+        0x1.3bp-2, 0x1.41p-2, 0x1.47p-2, 0x1.4dp-2,
+        0x1.53p-2, 0x1.59p-2, 0x1.5fp-2, 0x1.65p-2,
+        0x1.6bp-2, 0x1.71p-2, 0x1.77p-2, 0x1.7dp-2,
+        0x1.86p-2, 0x1.92p-2, 0x1.9ep-2, 0x1.aap-2,
+        0x1.b6p-2, 0x1.c2p-2, 0x1.cep-2, 0x1.dap-2,
+        0x1.e6p-2, 0x1.f2p-2, 0x1.fep-2, 0x1.05p-1,
+        0x1.0bp-1, 0x1.11p-1, 0x1.17p-1, 0x1.1dp-1,
+        0x1.23p-1, 0x1.29p-1, 0x1.2fp-1, 0x1.35p-1,
+        0x1.3bp-1, 0x1.41p-1, 0x1.47p-1, 0x1.4dp-1,
+        0x1.53p-1, 0x1.59p-1, 0x1.5fp-1, 0x1.65p-1,
+        0x1.6bp-1, 0x1.71p-1, 0x1.77p-1, 0x1.7dp-1,
+        0x1.86p-1, 0x1.92p-1, 0x1.9ep-1, 0x1.aap-1,
+        0x1.b6p-1, 0x1.c2p-1, 0x1.cep-1, 0x1.dap-1,
+        0x1.e6p-1, 0x1.f2p-1, 0x1.fep-1, 0x1.05p+0,
+        0x1.0bp+0, 0x1.11p+0, 0x1.17p+0, 0x1.1dp+0,
+        0x1.23p+0, 0x1.29p+0, 0x1.2fp+0, 0x1.35p+0,
+        0x1.3bp+0, 0x1.41p+0, 0x1.47p+0, 0x1.4dp+0,
+        0x1.53p+0, 0x1.59p+0, 0x1.5fp+0, 0x1.65p+0,
+        0x1.6bp+0, 0x1.71p+0, 0x1.77p+0, 0x1.7dp+0,
+        0x1.86p+0, 0x1.92p+0, 0x1.9ep+0, 0x1.aap+0,
+        0x1.b6p+0, 0x1.c2p+0, 0x1.cep+0, 0x1.dap+0,
+        0x1.e6p+0, 0x1.f2p+0, 0x1.fep+0, 0x1.05p+1,
+        0x1.0bp+1, 0x1.11p+1, 0x1.17p+1, 0x1.1dp+1,
+        0x1.23p+1, 0x1.29p+1, 0x1.2fp+1, 0x1.35p+1,
+        0x1.3bp+1, 0x1.41p+1, 0x1.47p+1, 0x1.4dp+1,
+        0x1.53p+1, 0x1.59p+1, 0x1.5fp+1, 0x1.65p+1,
+        0x1.6bp+1, 0x1.71p+1, 0x1.77p+1, 0x1.7dp+1,
+        0x1.86p+1, 0x1.92p+1, 0x1.9ep+1, 0x1.aap+1,
+        0x1.b6p+1, 0x1.c2p+1, 0x1.cep+1, 0x1.dap+1,
+        0x1.e6p+1, 0x1.f2p+1, 0x1.fep+1, 0x1.05p+2,
+        0x1.0bp+2, 0x1.11p+2, 0x1.17p+2, 0x1.1dp+2,
+        0x1.23p+2, 0x1.29p+2, 0x1.2fp+2, 0x1.35p+2,
+        0x1.3bp+2, 0x1.41p+2, 0x1.47p+2, 0x1.4dp+2,
+        0x1.53p+2, 0x1.59p+2, 0x1.5fp+2, 0x1.65p+2,
+        0x1.6bp+2, 0x1.71p+2, 0x1.77p+2, 0x1.7dp+2,
+        0x1.86p+2, 0x1.92p+2, 0x1.9ep+2, 0x1.aap+2,
+        0x1.b6p+2, 0x1.c2p+2, 0x1.cep+2, 0x1.dap+2,
+        0x1.e6p+2, 0x1.f2p+2, 0x1.fep+2, 0x1.05p+3,
+        0x1.0bp+3, 0x1.11p+3, 0x1.17p+3, 0x1.1dp+3,
+        0x1.23p+3, 0x1.29p+3, 0x1.2fp+3, 0x1.35p+3,
+        0x1.3bp+3, 0x1.41p+3, 0x1.47p+3, 0x1.4dp+3,
+        0x1.53p+3, 0x1.59p+3, 0x1.5fp+3, 0x1.65p+3,
+        0x1.6bp+3, 0x1.71p+3, 0x1.77p+3, 0x1.7dp+3,
+        0x1.86p+3, 0x1.92p+3, 0x1.9ep+3, 0x1.aap+3,
+        0x1.b6p+3, 0x1.c2p+3, 0x1.cep+3, 0x1.dap+3,
+        0x1.e6p+3, 0x1.f2p+3, 0x1.fep+3, 0x1.05p+4,
+        0x1.0bp+4, 0x1.11p+4, 0x1.17p+4, 0x1.1dp+4,
+        0x1.23p+4, 0x1.29p+4, 0x1.2fp+4, 0x1.35p+4,
+        0x1.3bp+4, 0x1.41p+4, 0x1.47p+4, 0x1.4dp+4,
+        0x1.53p+4, 0x1.59p+4, 0x1.5fp+4, 0x1.65p+4,
+        0x1.6bp+4, 0x1.71p+4, 0x1.77p+4, 0x1.7dp+4,
+        0x1.86p+4, 0x1.92p+4, 0x1.9ep+4, 0x1.aap+4,
+        0x1.b6p+4, 0x1.c2p+4, 0x1.cep+4, 0x1.dap+4,
+        0x1.e6p+4, 0x1.f2p+4, 0x1.fep+4, 0x1.05p+5,
+        0x1.0bp+5, 0x1.11p+5, 0x1.17p+5, 0x1.1dp+5,
+        0x1.23p+5, 0x1.29p+5, 0x1.2fp+5, 0x1.35p+5,
+        0x1.3bp+5, 0x1.41p+5, 0x1.47p+5, 0x1.4dp+5,
+        0x1.53p+5, 0x1.59p+5, 0x1.5fp+5, 0x1.65p+5,
+        0x1.6bp+5, 0x1.71p+5, 0x1.77p+5, 0x1.7dp+5,
+        0x1.86p+5, 0x1.92p+5, 0x1.9ep+5, 0x1.aap+5,
+        0x1.b6p+5, 0x1.c2p+5, 0x1.cep+5, 0x1.dap+5,
+        0x1.e6p+5, 0x1.f2p+5, 0x1.fep+5, 0x1.05p+6,
+        0x1.0bp+6, 0x1.11p+6, 0x1.17p+6, 0x1.1dp+6,
+        0x1.23p+6, 0x1.29p+6, 0x1.2fp+6, 0x1.35p+6,
+        0x1.3bp+6, 0x1.41p+6, 0x1.47p+6, 0x1.4dp+6,
+        0x1.53p+6, 0x1.59p+6, 0x1.5fp+6, 0x1.65p+6,
+        0x1.6bp+6, 0x1.71p+6, 0x1.77p+6, 0x1.7dp+6,
+        0x1.86p+6, 0x1.92p+6, 0x1.9ep+6, 0x1.aap+6,
+        0x1.b6p+6, 0x1.c2p+6, 0x1.cep+6, 0x1.dap+6,
+        0x1.e6p+6, 0x1.f2p+6, 0x1.fep+6, 0x1.05p+7,
+        0x1.0bp+7, 0x1.11p+7, 0x1.17p+7, 0x1.1dp+7,
+        0x1.23p+7, 0x1.29p+7, 0x1.2fp+7, 0x1.35p+7,
+        0x1.3bp+7, 0x1.41p+7, 0x1.47p+7, 0x1.4dp+7,
+        0x1.53p+7, 0x1.59p+7, 0x1.5fp+7, 0x1.65p+7,
+        0x1.6bp+7, 0x1.71p+7, 0x1.77p+7, 0x1.7dp+7,
+        0x1.86p+7, 0x1.92p+7, 0x1.9ep+7, 0x1.aap+7,
+        0x1.b6p+7, 0x1.c2p+7, 0x1.cep+7, 0x1.dap+7,
+        0x1.e6p+7, 0x1.f2p+7, 0x1.fep+7, 0x1.05p+8,
+        0x1.0bp+8, 0x1.11p+8, 0x1.17p+8, 0x1.1dp+8,
+        0x1.23p+8, 0x1.29p+8, 0x1.2fp+8, 0x1.35p+8,
+        0x1.3bp+8, 0x1.41p+8, 0x1.47p+8, 0x1.4dp+8,
+        0x1.53p+8, 0x1.59p+8, 0x1.5fp+8, 0x1.65p+8,
+        0x1.6bp+8, 0x1.71p+8, 0x1.77p+8, 0x1.7dp+8,
+        0x1.86p+8, 0x1.92p+8, 0x1.9ep+8, 0x1.aap+8,
+        0x1.b6p+8, 0x1.c2p+8, 0x1.cep+8, 0x1.dap+8,
+        0x1.e6p+8, 0x1.f2p+8, 0x1.fep+8, 0x1.05p+9,
+        0x1.0bp+9, 0x1.11p+9, 0x1.17p+9, 0x1.1dp+9,
+        0x1.23p+9, 0x1.29p+9, 0x1.2fp+9, 0x1.35p+9,
+        0x1.3bp+9, 0x1.41p+9, 0x1.47p+9, 0x1.4dp+9,
+        0x1.53p+9, 0x1.59p+9, 0x1.5fp+9, 0x1.65p+9,
+        0x1.6bp+9, 0x1.71p+9, 0x1.77p+9, 0x1.7dp+9,
+        0x1.86p+9, 0x1.92p+9, 0x1.9ep+9, 0x1.aap+9,
+        0x1.b6p+9, 0x1.c2p+9, 0x1.cep+9, 0x1.dap+9,
+        0x1.e6p+9, 0x1.f2p+9, 0x1.fep+9, 0x1.05p+10,
+        0x1.0bp+10, 0x1.11p+10, 0x1.17p+10, 0x1.1dp+10,
+        0x1.23p+10, 0x1.29p+10, 0x1.2fp+10, 0x1.35p+10,
+        0x1.3bp+10, 0x1.41p+10, 0x1.47p+10, 0x1.4dp+10,
+        0x1.53p+10, 0x1.59p+10, 0x1.5fp+10, 0x1.65p+10,
+        0x1.6bp+10, 0x1.71p+10, 0x1.77p+10, 0x1.7dp+10,
+        0x1.86p+10, 0x1.92p+10, 0x1.9ep+10, 0x1.aap+10,
+        0x1.b6p+10, 0x1.c2p+10, 0x1.cep+10, 0x1.dap+10,
+        0x1.e6p+10, 0x1.f2p+10, 0x1.fep+10, 0x1.05p+11,
+        0x1.0bp+11, 0x1.11p+11, 0x1.17p+11, 0x1.1dp+11,
+        0x1.23p+11, 0x1.29p+11, 0x1.2fp+11, 0x1.35p+11,
+        0x1.3bp+11, 0x1.41p+11, 0x1.47p+11, 0x1.4dp+11,
+        0x1.53p+11, 0x1.59p+11, 0x1.5fp+11, 0x1.65p+11,
+        0x1.6bp+11, 0x1.71p+11, 0x1.77p+11, 0x1.7dp+11,
+        0x1.86p+11, 0x1.92p+11, 0x1.9ep+11, 0x1.aap+11,
+        0x1.b6p+11, 0x1.c2p+11, 0x1.cep+11, 0x1.dap+11,
+        0x1.e6p+11, 0x1.f2p+11, 0x1.fep+11, 0x1.05p+12,
+        0x1.0bp+12, 0x1.11p+12, 0x1.17p+12, 0x1.1dp+12,
+        0x1.23p+12, 0x1.29p+12, 0x1.2fp+12, 0x1.35p+12,
+        0x1.3bp+12, 0x1.41p+12, 0x1.47p+12, 0x1.4dp+12,
+        0x1.53p+12, 0x1.59p+12, 0x1.5fp+12, 0x1.65p+12,
+        0x1.6bp+12, 0x1.71p+12, 0x1.77p+12, 0x1.7dp+12,
+        0x1.86p+12, 0x1.92p+12, 0x1.9ep+12, 0x1.aap+12,
+        0x1.b6p+12, 0x1.c2p+12, 0x1.cep+12, 0x1.dap+12,
+        0x1.e6p+12, 0x1.f2p+12, 0x1.fep+12, 0x1.05p+13,
+        0x1.0bp+13, 0x1.11p+13, 0x1.17p+13, 0x1.1dp+13,
+        0x1.23p+13, 0x1.29p+13, 0x1.2fp+13, 0x1.35p+13,
+        0x1.3bp+13, 0x1.41p+13, 0x1.47p+13, 0x1.4dp+13,
+        0x1.53p+13, 0x1.59p+13, 0x1.5fp+13, 0x1.65p+13,
+        0x1.6bp+13, 0x1.71p+13, 0x1.77p+13, 0x1.7dp+13,
+        0x1.86p+13, 0x1.92p+13, 0x1.9ep+13, 0x1.aap+13,
+        0x1.b6p+13, 0x1.c2p+13, 0x1.cep+13, 0x1.dap+13,
+        0x1.e6p+13, 0x1.f2p+13, 0x1.fep+13, 0x1.05p+14,
+        0x1.0bp+14, 0x1.11p+14, 0x1.17p+14, 0x1.1dp+14,
+        0x1.23p+14, 0x1.29p+14, 0x1.2fp+14, 0x1.35p+14,
+        0x1.3bp+14, 0x1.41p+14, 0x1.47p+14, 0x1.4dp+14,
+        0x1.53p+14, 0x1.59p+14, 0x1.5fp+14, 0x1.65p+14,
+        0x1.6bp+14, 0x1.71p+14, 0x1.77p+14, 0x1.7dp+14,
+        0x1.86p+14, 0x1.92p+14, 0x1.9ep+14, 0x1.aap+14,
+        0x1.b6p+14, 0x1.c2p+14, 0x1.cep+14, 0x1.dap+14,
+        0x1.e6p+14, 0x1.f2p+14, 0x1.fep+14, 0x1.05p+15,
+        0x1.0bp+15, 0x1.11p+15, 0x1.17p+15, 0x1.1dp+15,
+        0x1.23p+15, 0x1.29p+15, 0x1.2fp+15, 0x1.35p+15,
+        0x1.3bp+15, 0x1.41p+15, 0x1.47p+15, 0x1.4dp+15,
+        0x1.53p+15, 0x1.59p+15, 0x1.5fp+15, 0x1.65p+15,
+        0x1.6bp+15, 0x1.71p+15, 0x1.77p+15, 0x1.7dp+15,
+        0x1.86p+15, 0x1.92p+15, 0x1.9ep+15, 0x1.aap+15,
+        0x1.b6p+15, 0x1.c2p+15, 0x1.cep+15, 0x1.dap+15,
+        0x1.e6p+15, 0x1.f2p+15, 0x1.fep+15, 0x1.05p+16,
+        0x1.0bp+16, 0x1.11p+16, 0x1.17p+16, 0x1.1dp+16,
+        0x1.23p+16, 0x1.29p+16, 0x1.2fp+16, 0x1.35p+16,
+        0x1.3bp+16, 0x1.41p+16, 0x1.47p+16, 0x1.4dp+16,
+        0x1.53p+16, 0x1.59p+16, 0x1.5fp+16, 0x1.65p+16,
+        0x1.6bp+16, 0x1.71p+16, 0x1.77p+16, 0x1.7dp+16,
+        0x1.86p+16, 0x1.92p+16, 0x1.9ep+16, 0x1.aap+16,
+        0x1.b6p+16, 0x1.c2p+16, 0x1.cep+16, 0x1.dap+16,
+        0x1.e6p+16, 0x1.f2p+16, 0x1.fep+16, 0x1.05p+17,
+        0x1.0bp+17, 0x1.11p+17, 0x1.17p+17, 0x1.1dp+17,
+        0x1.23p+17, 0x1.29p+17, 0x1.2fp+17, 0x1.35p+17,
+        0x1.3bp+17, 0x1.41p+17, 0x1.47p+17, 0x1.4dp+17,
+        0x1.53p+17, 0x1.59p+17, 0x1.5fp+17, 0x1.65p+17,
+        0x1.6bp+17, 0x1.71p+17, 0x1.77p+17, 0x1.7dp+17,
+        0x1.86p+17, 0x1.92p+17, 0x1.9ep+17, 0x1.aap+17,
+        0x1.b6p+17, 0x1.c2p+17, 0x1.cep+17, 0x1.dap+17,
+        0x1.e6p+17, 0x1.f2p+17, 0x1.fep+17, 0x1.05p+18,
+        0x1.0bp+18, 0x1.11p+18, 0x1.17p+18, 0x1.1dp+18,
+        0x1.23p+18, 0x1.29p+18, 0x1.2fp+18, 0x1.35p+18,
+        0x1.3bp+18, 0x1.41p+18, 0x1.47p+18, 0x1.4dp+18,
+        0x1.53p+18, 0x1.59p+18, 0x1.5fp+18, 0x1.65p+18,
+        0x1.6bp+18, 0x1.71p+18, 0x1.77p+18, 0x1.7dp+18,
+        0x1.86p+18, 0x1.92p+18, 0x1.9ep+18, 0x1.aap+18,
+        0x1.b6p+18, 0x1.c2p+18, 0x1.cep+18, 0x1.dap+18,
+        0x1.e6p+18, 0x1.f2p+18, 0x1.fep+18, 0x1.05p+19,
+        0x1.0bp+19, 0x1.11p+19, 0x1.17p+19, 0x1.1dp+19,
+        0x1.23p+19, 0x1.29p+19, 0x1.2fp+19, 0x1.35p+19,
+        0x1.3bp+19, 0x1.41p+19, 0x1.47p+19, 0x1.4dp+19,
+        0x1.53p+19, 0x1.59p+19, 0x1.5fp+19, 0x1.65p+19,
+        0x1.6bp+19, 0x1.71p+19, 0x1.77p+19, 0x1.7dp+19,
+        0x1.86p+19, 0x1.92p+19, 0x1.9ep+19, 0x1.aap+19,
+        0x1.b6p+19, 0x1.c2p+19, 0x1.cep+19, 0x1.dap+19,
+        0x1.e6p+19, 0x1.f2p+19, 0x1.fep+19, 0x1.05p+20,
+        0x1.0bp+20, 0x1.11p+20, 0x1.17p+20, 0x1.1dp+20,
+        0x1.23p+20, 0x1.29p+20, 0x1.2fp+20, 0x1.35p+20,
+        0x1.3bp+20, 0x1.41p+20, 0x1.47p+20, 0x1.4dp+20,
+        0x1.53p+20, 0x1.59p+20, 0x1.5fp+20, 0x1.65p+20,
+        0x1.6bp+20, 0x1.71p+20, 0x1.77p+20, 0x1.7dp+20,
+        0x1.86p+20, 0x1.92p+20, 0x1.9ep+20, 0x1.aap+20,
+        0x1.b6p+20, 0x1.c2p+20, 0x1.cep+20, 0x1.dap+20,
+        0x1.e6p+20, 0x1.f2p+20, 0x1.fep+20, 0x1.05p+21,
+        0x1.0bp+21, 0x1.11p+21, 0x1.17p+21, 0x1.1dp+21,
+        0x1.23p+21, 0x1.29p+21, 0x1.2fp+21, 0x1.35p+21,
+        0x1.3bp+21, 0x1.41p+21, 0x1.47p+21, 0x1.4dp+21,
+        0x1.53p+21, 0x1.59p+21, 0x1.5fp+21, 0x1.65p+21,
+        0x1.6bp+21, 0x1.71p+21, 0x1.77p+21, 0x1.7dp+21,
+        0x1.86p+21, 0x1.92p+21, 0x1.9ep+21, 0x1.aap+21,
+        0x1.b6p+21, 0x1.c2p+21, 0x1.cep+21, 0x1.dap+21,
+        0x1.e6p+21, 0x1.f2p+21, 0x1.fep+21, 0x1.05p+22,
+        0x1.0bp+22, 0x1.11p+22, 0x1.17p+22, 0x1.1dp+22,
+        0x1.23p+22, 0x1.29p+22, 0x1.2fp+22, 0x1.35p+22,
+        0x1.3bp+22, 0x1.41p+22, 0x1.47p+22, 0x1.4dp+22,
+        0x1.53p+22, 0x1.59p+22, 0x1.5fp+22, 0x1.65p+22,
+        0x1.6bp+22, 0x1.71p+22, 0x1.77p+22, 0x1.7dp+22,
+        0x1.86p+22, 0x1.92p+22, 0x1.9ep+22, 0x1.aap+22,
+        0x1.b6p+22, 0x1.c2p+22, 0x1.cep+22, 0x1.dap+22,
+        0x1.e6p+22, 0x1.f2p+22, 0x1.fep+22, 0x1.05p+23,
+        0x1.0bp+23, 0x1.11p+23, 0x1.17p+23, 0x1.1dp+23,
+        0x1.23p+23, 0x1.29p+23, 0x1.2fp+23, 0x1.35p+23,
+        0x1.3bp+23, 0x1.41p+23, 0x1.47p+23, 0x1.4dp+23,
+        0x1.53p+23, 0x1.59p+23, 0x1.5fp+23, 0x1.65p+23,
+        0x1.6bp+23, 0x1.71p+23, 0x1.77p+23,
+    },
+    {
+        0x0p+0, 0x1.38p-12, 0x1.04p-11, 0x1.6cp-11,
+        0x1.d4p-11, 0x1.1ep-10, 0x1.52p-10, 0x1.86p-10,
+        0x1.bap-10, 0x1.eep-10, 0x1.11p-9, 0x1.2bp-9,
+        0x1.45p-9, 0x1.5fp-9, 0x1.79p-9, 0x1.93p-9,
+        0x1.adp-9, 0x1.c7p-9, 0x1.e1p-9, 0x1.fbp-9,
+        0x1.0a8p-8, 0x1.178p-8, 0x1.248p-8, 0x1.318p-8,
+        0x1.3e8p-8, 0x1.4b8p-8, 0x1.588p-8, 0x1.658p-8,
+        0x1.728p-8, 0x1.7f8p-8, 0x1.8c8p-8, 0x1.998p-8,
+        0x1.a68p-8, 0x1.b38p-8, 0x1.c08p-8, 0x1.cd8p-8,
+        0x1.da8p-8, 0x1.e78p-8, 0x1.f48p-8, 0x1.00cp-7,
+        0x1.074p-7, 0x1.0dcp-7, 0x1.144p-7, 0x1.1acp-7,
+        0x1.214p-7, 0x1.27cp-7, 0x1.2e4p-7, 0x1.34cp-7,
+        0x1.3b4p-7, 0x1.41cp-7, 0x1.484p-7, 0x1.4ecp-7,
+        0x1.554p-7, 0x1.5bcp-7, 0x1.624p-7, 0x1.68cp-7,
+        0x1.6f4p-7, 0x1.75cp-7, 0x1.7c4p-7, 0x1.82cp-7,
+        0x1.894p-7, 0x1.8fcp-7, 0x1.964p-7, 0x1.9ccp-7,
+        0x1.a68p-7, 0x1.b38p-7, 0x1.c08p-7, 0x1.cd8p-7,
+        0x1.da8p-7, 0x1.e78p-7, 0x1.f48p-7, 0x1.00cp-6,
+        0x1.074p-6, 0x1.0dcp-6, 0x1.144p-6, 0x1.1acp-6,
+        0x1.214p-6, 0x1.27cp-6, 0x1.2e4p-6, 0x1.34cp-6,
+        0x1.3b4p-6, 0x1.41cp-6, 0x1.484p-6, 0x1.4ecp-6,
+        0x1.554p-6, 0x1.5bcp-6, 0x1.624p-6, 0x1.68cp-6,
+        0x1.6f4p-6, 0x1.75cp-6, 0x1.7c4p-6, 0x1.82cp-6,
+        0x1.894p-6, 0x1.8fcp-6, 0x1.964p-6, 0x1.9ccp-6,
+        0x1.a68p-6, 0x1.b38p-6, 0x1.c08p-6, 0x1.cd8p-6,
+        0x1.da8p-6, 0x1.e78p-6, 0x1.f48p-6, 0x1.00cp-5,
+        0x1.074p-5, 0x1.0dcp-5, 0x1.144p-5, 0x1.1acp-5,
+        0x1.214p-5, 0x1.27cp-5, 0x1.2e4p-5, 0x1.34cp-5,
+        0x1.3b4p-5, 0x1.41cp-5, 0x1.484p-5, 0x1.4ecp-5,
+        0x1.554p-5, 0x1.5bcp-5, 0x1.624p-5, 0x1.68cp-5,
+        0x1.6f4p-5, 0x1.75cp-5, 0x1.7c4p-5, 0x1.82cp-5,
+        0x1.894p-5, 0x1.8fcp-5, 0x1.964p-5, 0x1.9ccp-5,
+        0x1.a68p-5, 0x1.b38p-5, 0x1.c08p-5, 0x1.cd8p-5,
+        0x1.da8p-5, 0x1.e78p-5, 0x1.f48p-5, 0x1.00cp-4,
+        0x1.074p-4, 0x1.0dcp-4, 0x1.144p-4, 0x1.1acp-4,
+        0x1.214p-4, 0x1.27cp-4, 0x1.2e4p-4, 0x1.34cp-4,
+        0x1.3b4p-4, 0x1.41cp-4, 0x1.484p-4, 0x1.4ecp-4,
+        0x1.554p-4, 0x1.5bcp-4, 0x1.624p-4, 0x1.68cp-4,
+        0x1.6f4p-4, 0x1.75cp-4, 0x1.7c4p-4, 0x1.82cp-4,
+        0x1.894p-4, 0x1.8fcp-4, 0x1.964p-4, 0x1.9ccp-4,
+        0x1.a68p-4, 0x1.b38p-4, 0x1.c08p-4, 0x1.cd8p-4,
+        0x1.da8p-4, 0x1.e78p-4, 0x1.f48p-4, 0x1.00cp-3,
+        0x1.074p-3, 0x1.0dcp-3, 0x1.144p-3, 0x1.1acp-3,
+        0x1.214p-3, 0x1.27cp-3, 0x1.2e4p-3, 0x1.34cp-3,
+        0x1.3b4p-3, 0x1.41cp-3, 0x1.484p-3, 0x1.4ecp-3,
+        0x1.554p-3, 0x1.5bcp-3, 0x1.624p-3, 0x1.68cp-3,
+        0x1.6f4p-3, 0x1.75cp-3, 0x1.7c4p-3, 0x1.82cp-3,
+        0x1.894p-3, 0x1.8fcp-3, 0x1.964p-3, 0x1.9ccp-3,
+        0x1.a68p-3, 0x1.b38p-3, 0x1.c08p-3, 0x1.cd8p-3,
+        0x1.da8p-3, 0x1.e78p-3, 0x1.f48p-3, 0x1.00cp-2,
+        0x1.074p-2, 0x1.0dcp-2, 0x1.144p-2, 0x1.1acp-2,
+        0x1.214p-2, 0x1.27cp-2, 0x1.2e4p-2, 0x1.34cp-2,
+        0x1.3b4p-2, 0x1.41cp-2, 0x1.484p-2, 0x1.4ecp-2,
+        0x1.554p-2, 0x1.5bcp-2, 0x1.624p-2, 0x1.68cp-2,
+        0x1.6f4p-2, 0x1.75cp-2, 0x1.7c4p-2, 0x1.82cp-2,
+        0x1.894p-2, 0x1.8fcp-2, 0x1.964p-2, 0x1.9ccp-2,
+        0x1.a68p-2, 0x1.b38p-2, 0x1.c08p-2, 0x1.cd8p-2,
+        0x1.da8p-2, 0x1.e78p-2, 0x1.f48p-2, 0x1.00cp-1,
+        0x1.074p-1, 0x1.0dcp-1, 0x1.144p-1, 0x1.1acp-1,
+        0x1.214p-1, 0x1.27cp-1, 0x1.2e4p-1, 0x1.34cp-1,
+        0x1.3b4p-1, 0x1.41cp-1, 0x1.484p-1, 0x1.4ecp-1,
+        0x1.554p-1, 0x1.5bcp-1, 0x1.624p-1, 0x1.68cp-1,
+        0x1.6f4p-1, 0x1.75cp-1, 0x1.7c4p-1, 0x1.82cp-1,
+        0x1.894p-1, 0x1.8fcp-1, 0x1.964p-1, 0x1.9ccp-1,
+        0x1.a68p-1, 0x1.b38p-1, 0x1.c08p-1, 0x1.cd8p-1,
+        0x1.da8p-1, 0x1.e78p-1, 0x1.f48p-1, 0x1.00cp+0,
+        0x1.074p+0, 0x1.0dcp+0, 0x1.144p+0, 0x1.1acp+0,
+        0x1.214p+0, 0x1.27cp+0, 0x1.2e4p+0, 0x1.34cp+0,
+        0x1.3b4p+0, 0x1.41cp+0, 0x1.484p+0, 0x1.4ecp+0,
+        0x1.554p+0, 0x1.5bcp+0, 0x1.624p+0, 0x1.68cp+0,
+        0x1.6f4p+0, 0x1.75cp+0, 0x1.7c4p+0, 0x1.82cp+0,
+        0x1.894p+0, 0x1.8fcp+0, 0x1.964p+0, 0x1.9ccp+0,
+        0x1.a68p+0, 0x1.b38p+0, 0x1.c08p+0, 0x1.cd8p+0,
+        0x1.da8p+0, 0x1.e78p+0, 0x1.f48p+0, 0x1.00cp+1,
+        0x1.074p+1, 0x1.0dcp+1, 0x1.144p+1, 0x1.1acp+1,
+        0x1.214p+1, 0x1.27cp+1, 0x1.2e4p+1, 0x1.34cp+1,
+        0x1.3b4p+1, 0x1.41cp+1, 0x1.484p+1, 0x1.4ecp+1,
+        0x1.554p+1, 0x1.5bcp+1, 0x1.624p+1, 0x1.68cp+1,
+        0x1.6f4p+1, 0x1.75cp+1, 0x1.7c4p+1, 0x1.82cp+1,
+        0x1.894p+1, 0x1.8fcp+1, 0x1.964p+1, 0x1.9ccp+1,
+        0x1.a68p+1, 0x1.b38p+1, 0x1.c08p+1, 0x1.cd8p+1,
+        0x1.da8p+1, 0x1.e78p+1, 0x1.f48p+1, 0x1.00cp+2,
+        0x1.074p+2, 0x1.0dcp+2, 0x1.144p+2, 0x1.1acp+2,
+        0x1.214p+2, 0x1.27cp+2, 0x1.2e4p+2, 0x1.34cp+2,
+        0x1.3b4p+2, 0x1.41cp+2, 0x1.484p+2, 0x1.4ecp+2,
+        0x1.554p+2, 0x1.5bcp+2, 0x1.624p+2, 0x1.68cp+2,
+        0x1.6f4p+2, 0x1.75cp+2, 0x1.7c4p+2, 0x1.82cp+2,
+        0x1.894p+2, 0x1.8fcp+2, 0x1.964p+2, 0x1.9ccp+2,
+        0x1.a68p+2, 0x1.b38p+2, 0x1.c08p+2, 0x1.cd8p+2,
+        0x1.da8p+2, 0x1.e78p+2, 0x1.f48p+2, 0x1.00cp+3,
+        0x1.074p+3, 0x1.0dcp+3, 0x1.144p+3, 0x1.1acp+3,
+        0x1.214p+3, 0x1.27cp+3, 0x1.2e4p+3, 0x1.34cp+3,
+        0x1.3b4p+3, 0x1.41cp+3, 0x1.484p+3, 0x1.4ecp+3,
+        0x1.554p+3, 0x1.5bcp+3, 0x1.624p+3, 0x1.68cp+3,
+        0x1.6f4p+3, 0x1.75cp+3, 0x1.7c4p+3, 0x1.82cp+3,
+        0x1.894p+3, 0x1.8fcp+3, 0x1.964p+3, 0x1.9ccp+3,
+        0x1.a68p+3, 0x1.b38p+3, 0x1.c08p+3, 0x1.cd8p+3,
+        0x1.da8p+3, 0x1.e78p+3, 0x1.f48p+3, 0x1.00cp+4,
+        0x1.074p+4, 0x1.0dcp+4, 0x1.144p+4, 0x1.1acp+4,
+        0x1.214p+4, 0x1.27cp+4, 0x1.2e4p+4, 0x1.34cp+4,
+        0x1.3b4p+4, 0x1.41cp+4, 0x1.484p+4, 0x1.4ecp+4,
+        0x1.554p+4, 0x1.5bcp+4, 0x1.624p+4, 0x1.68cp+4,
+        0x1.6f4p+4, 0x1.75cp+4, 0x1.7c4p+4, 0x1.82cp+4,
+        0x1.894p+4, 0x1.8fcp+4, 0x1.964p+4, 0x1.9ccp+4,
+        0x1.a68p+4, 0x1.b38p+4, 0x1.c08p+4, 0x1.cd8p+4,
+        0x1.da8p+4, 0x1.e78p+4, 0x1.f48p+4, 0x1.00cp+5,
+        0x1.074p+5, 0x1.0dcp+5, 0x1.144p+5, 0x1.1acp+5,
+        0x1.214p+5, 0x1.27cp+5, 0x1.2e4p+5, 0x1.34cp+5,
+        0x1.3b4p+5, 0x1.41cp+5, 0x1.484p+5, 0x1.4ecp+5,
+        0x1.554p+5, 0x1.5bcp+5, 0x1.624p+5, 0x1.68cp+5,
+        0x1.6f4p+5, 0x1.75cp+5, 0x1.7c4p+5, 0x1.82cp+5,
+        0x1.894p+5, 0x1.8fcp+5, 0x1.964p+5, 0x1.9ccp+5,
+        0x1.a68p+5, 0x1.b38p+5, 0x1.c08p+5, 0x1.cd8p+5,
+        0x1.da8p+5, 0x1.e78p+5, 0x1.f48p+5, 0x1.00cp+6,
+        0x1.074p+6, 0x1.0dcp+6, 0x1.144p+6, 0x1.1acp+6,
+        0x1.214p+6, 0x1.27cp+6, 0x1.2e4p+6, 0x1.34cp+6,
+        0x1.3b4p+6, 0x1.41cp+6, 0x1.484p+6, 0x1.4ecp+6,
+        0x1.554p+6, 0x1.5bcp+6, 0x1.624p+6, 0x1.68cp+6,
+        0x1.6f4p+6, 0x1.75cp+6, 0x1.7c4p+6, 0x1.82cp+6,
+        0x1.894p+6, 0x1.8fcp+6, 0x1.964p+6, 0x1.9ccp+6,
+        0x1.a68p+6, 0x1.b38p+6, 0x1.c08p+6, 0x1.cd8p+6,
+        0x1.da8p+6, 0x1.e78p+6, 0x1.f48p+6, 0x1.00cp+7,
+        0x1.074p+7, 0x1.0dcp+7, 0x1.144p+7, 0x1.1acp+7,
+        0x1.214p+7, 0x1.27cp+7, 0x1.2e4p+7, 0x1.34cp+7,
+        0x1.3b4p+7, 0x1.41cp+7, 0x1.484p+7, 0x1.4ecp+7,
+        0x1.554p+7, 0x1.5bcp+7, 0x1.624p+7, 0x1.68cp+7,
+        0x1.6f4p+7, 0x1.75cp+7, 0x1.7c4p+7, 0x1.82cp+7,
+        0x1.894p+7, 0x1.8fcp+7, 0x1.964p+7, 0x1.9ccp+7,
+        0x1.a68p+7, 0x1.b38p+7, 0x1.c08p+7, 0x1.cd8p+7,
+        0x1.da8p+7, 0x1.e78p+7, 0x1.f48p+7, 0x1.00cp+8,
+        0x1.074p+8, 0x1.0dcp+8, 0x1.144p+8, 0x1.1acp+8,
+        0x1.214p+8, 0x1.27cp+8, 0x1.2e4p+8, 0x1.34cp+8,
+        0x1.3b4p+8, 0x1.41cp+8, 0x1.484p+8, 0x1.4ecp+8,
+        0x1.554p+8, 0x1.5bcp+8, 0x1.624p+8, 0x1.68cp+8,
+        0x1.6f4p+8, 0x1.75cp+8, 0x1.7c4p+8, 0x1.82cp+8,
+        0x1.894p+8, 0x1.8fcp+8, 0x1.964p+8, 0x1.9ccp+8,
+        0x1.a68p+8, 0x1.b38p+8, 0x1.c08p+8, 0x1.cd8p+8,
+        0x1.da8p+8, 0x1.e78p+8, 0x1.f48p+8, 0x1.00cp+9,
+        0x1.074p+9, 0x1.0dcp+9, 0x1.144p+9, 0x1.1acp+9,
+        0x1.214p+9, 0x1.27cp+9, 0x1.2e4p+9, 0x1.34cp+9,
+        0x1.3b4p+9, 0x1.41cp+9, 0x1.484p+9, 0x1.4ecp+9,
+        0x1.554p+9, 0x1.5bcp+9, 0x1.624p+9, 0x1.68cp+9,
+        0x1.6f4p+9, 0x1.75cp+9, 0x1.7c4p+9, 0x1.82cp+9,
+        0x1.894p+9, 0x1.8fcp+9, 0x1.964p+9, 0x1.9ccp+9,
+        0x1.a68p+9, 0x1.b38p+9, 0x1.c08p+9, 0x1.cd8p+9,
+        0x1.da8p+9, 0x1.e78p+9, 0x1.f48p+9, 0x1.00cp+10,
+        0x1.074p+10, 0x1.0dcp+10, 0x1.144p+10, 0x1.1acp+10,
+        0x1.214p+10, 0x1.27cp+10, 0x1.2e4p+10, 0x1.34cp+10,
+        0x1.3b4p+10, 0x1.41cp+10, 0x1.484p+10, 0x1.4ecp+10,
+        0x1.554p+10, 0x1.5bcp+10, 0x1.624p+10, 0x1.68cp+10,
+        0x1.6f4p+10, 0x1.75cp+10, 0x1.7c4p+10, 0x1.82cp+10,
+        0x1.894p+10, 0x1.8fcp+10, 0x1.964p+10, 0x1.9ccp+10,
+        0x1.a68p+10, 0x1.b38p+10, 0x1.c08p+10, 0x1.cd8p+10,
+        0x1.da8p+10, 0x1.e78p+10, 0x1.f48p+10, 0x1.00cp+11,
+        0x1.074p+11, 0x1.0dcp+11, 0x1.144p+11, 0x1.1acp+11,
+        0x1.214p+11, 0x1.27cp+11, 0x1.2e4p+11, 0x1.34cp+11,
+        0x1.3b4p+11, 0x1.41cp+11, 0x1.484p+11, 0x1.4ecp+11,
+        0x1.554p+11, 0x1.5bcp+11, 0x1.624p+11, 0x1.68cp+11,
+        0x1.6f4p+11, 0x1.75cp+11, 0x1.7c4p+11, 0x1.82cp+11,
+        0x1.894p+11, 0x1.8fcp+11, 0x1.964p+11, 0x1.9ccp+11,
+        0x1.a68p+11, 0x1.b38p+11, 0x1.c08p+11, 0x1.cd8p+11,
+        0x1.da8p+11, 0x1.e78p+11, 0x1.f48p+11, 0x1.00cp+12,
+        0x1.074p+12, 0x1.0dcp+12, 0x1.144p+12, 0x1.1acp+12,
+        0x1.214p+12, 0x1.27cp+12, 0x1.2e4p+12, 0x1.34cp+12,
+        0x1.3b4p+12, 0x1.41cp+12, 0x1.484p+12, 0x1.4ecp+12,
+        0x1.554p+12, 0x1.5bcp+12, 0x1.624p+12, 0x1.68cp+12,
+        0x1.6f4p+12, 0x1.75cp+12, 0x1.7c4p+12, 0x1.82cp+12,
+        0x1.894p+12, 0x1.8fcp+12, 0x1.964p+12, 0x1.9ccp+12,
+        0x1.a68p+12, 0x1.b38p+12, 0x1.c08p+12, 0x1.cd8p+12,
+        0x1.da8p+12, 0x1.e78p+12, 0x1.f48p+12, 0x1.00cp+13,
+        0x1.074p+13, 0x1.0dcp+13, 0x1.144p+13, 0x1.1acp+13,
+        0x1.214p+13, 0x1.27cp+13, 0x1.2e4p+13, 0x1.34cp+13,
+        0x1.3b4p+13, 0x1.41cp+13, 0x1.484p+13, 0x1.4ecp+13,
+        0x1.554p+13, 0x1.5bcp+13, 0x1.624p+13, 0x1.68cp+13,
+        0x1.6f4p+13, 0x1.75cp+13, 0x1.7c4p+13, 0x1.82cp+13,
+        0x1.894p+13, 0x1.8fcp+13, 0x1.964p+13, 0x1.9ccp+13,
+        0x1.a68p+13, 0x1.b38p+13, 0x1.c08p+13, 0x1.cd8p+13,
+        0x1.da8p+13, 0x1.e78p+13, 0x1.f48p+13, 0x1.00cp+14,
+        0x1.074p+14, 0x1.0dcp+14, 0x1.144p+14, 0x1.1acp+14,
+        0x1.214p+14, 0x1.27cp+14, 0x1.2e4p+14, 0x1.34cp+14,
+        0x1.3b4p+14, 0x1.41cp+14, 0x1.484p+14, 0x1.4ecp+14,
+        0x1.554p+14, 0x1.5bcp+14, 0x1.624p+14, 0x1.68cp+14,
+        0x1.6f4p+14, 0x1.75cp+14, 0x1.7c4p+14, 0x1.82cp+14,
+        0x1.894p+14, 0x1.8fcp+14, 0x1.964p+14, 0x1.9ccp+14,
+        0x1.a68p+14, 0x1.b38p+14, 0x1.c08p+14, 0x1.cd8p+14,
+        0x1.da8p+14, 0x1.e78p+14, 0x1.f48p+14, 0x1.00cp+15,
+        0x1.074p+15, 0x1.0dcp+15, 0x1.144p+15, 0x1.1acp+15,
+        0x1.214p+15, 0x1.27cp+15, 0x1.2e4p+15, 0x1.34cp+15,
+        0x1.3b4p+15, 0x1.41cp+15, 0x1.484p+15, 0x1.4ecp+15,
+        0x1.554p+15, 0x1.5bcp+15, 0x1.624p+15, 0x1.68cp+15,
+        0x1.6f4p+15, 0x1.75cp+15, 0x1.7c4p+15, 0x1.82cp+15,
+        0x1.894p+15, 0x1.8fcp+15, 0x1.964p+15, 0x1.9ccp+15,
+        0x1.a68p+15, 0x1.b38p+15, 0x1.c08p+15, 0x1.cd8p+15,
+        0x1.da8p+15, 0x1.e78p+15, 0x1.f48p+15, 0x1.00cp+16,
+        0x1.074p+16, 0x1.0dcp+16, 0x1.144p+16, 0x1.1acp+16,
+        0x1.214p+16, 0x1.27cp+16, 0x1.2e4p+16, 0x1.34cp+16,
+        0x1.3b4p+16, 0x1.41cp+16, 0x1.484p+16, 0x1.4ecp+16,
+        0x1.554p+16, 0x1.5bcp+16, 0x1.624p+16, 0x1.68cp+16,
+        0x1.6f4p+16, 0x1.75cp+16, 0x1.7c4p+16, 0x1.82cp+16,
+        0x1.894p+16, 0x1.8fcp+16, 0x1.964p+16, 0x1.9ccp+16,
+        0x1.a68p+16, 0x1.b38p+16, 0x1.c08p+16, 0x1.cd8p+16,
+        0x1.da8p+16, 0x1.e78p+16, 0x1.f48p+16, 0x1.00cp+17,
+        0x1.074p+17, 0x1.0dcp+17, 0x1.144p+17, 0x1.1acp+17,
+        0x1.214p+17, 0x1.27cp+17, 0x1.2e4p+17, 0x1.34cp+17,
+        0x1.3b4p+17, 0x1.41cp+17, 0x1.484p+17, 0x1.4ecp+17,
+        0x1.554p+17, 0x1.5bcp+17, 0x1.624p+17, 0x1.68cp+17,
+        0x1.6f4p+17, 0x1.75cp+17, 0x1.7c4p+17, 0x1.82cp+17,
+        0x1.894p+17, 0x1.8fcp+17, 0x1.964p+17, 0x1.9ccp+17,
+        0x1.a68p+17, 0x1.b38p+17, 0x1.c08p+17, 0x1.cd8p+17,
+        0x1.da8p+17, 0x1.e78p+17, 0x1.f48p+17, 0x1.00cp+18,
+        0x1.074p+18, 0x1.0dcp+18, 0x1.144p+18, 0x1.1acp+18,
+        0x1.214p+18, 0x1.27cp+18, 0x1.2e4p+18, 0x1.34cp+18,
+        0x1.3b4p+18, 0x1.41cp+18, 0x1.484p+18, 0x1.4ecp+18,
+        0x1.554p+18, 0x1.5bcp+18, 0x1.624p+18, 0x1.68cp+18,
+        0x1.6f4p+18, 0x1.75cp+18, 0x1.7c4p+18, 0x1.82cp+18,
+        0x1.894p+18, 0x1.8fcp+18, 0x1.964p+18, 0x1.9ccp+18,
+        0x1.a68p+18, 0x1.b38p+18, 0x1.c08p+18, 0x1.cd8p+18,
+        0x1.da8p+18, 0x1.e78p+18, 0x1.f48p+18, 0x1.00cp+19,
+        0x1.074p+19, 0x1.0dcp+19, 0x1.144p+19, 0x1.1acp+19,
+        0x1.214p+19, 0x1.27cp+19, 0x1.2e4p+19, 0x1.34cp+19,
+        0x1.3b4p+19, 0x1.41cp+19, 0x1.484p+19, 0x1.4ecp+19,
+        0x1.554p+19, 0x1.5bcp+19, 0x1.624p+19, 0x1.68cp+19,
+        0x1.6f4p+19, 0x1.75cp+19, 0x1.7c4p+19, 0x1.82cp+19,
+        0x1.894p+19, 0x1.8fcp+19, 0x1.964p+19, 0x1.9ccp+19,
+        0x1.a68p+19, 0x1.b38p+19, 0x1.c08p+19, 0x1.cd8p+19,
+        0x1.da8p+19, 0x1.e78p+19, 0x1.f48p+19, 0x1.00cp+20,
+        0x1.074p+20, 0x1.0dcp+20, 0x1.144p+20, 0x1.1acp+20,
+        0x1.214p+20, 0x1.27cp+20, 0x1.2e4p+20, 0x1.34cp+20,
+        0x1.3b4p+20, 0x1.41cp+20, 0x1.484p+20, 0x1.4ecp+20,
+        0x1.554p+20, 0x1.5bcp+20, 0x1.624p+20, 0x1.68cp+20,
+        0x1.6f4p+20, 0x1.75cp+20, 0x1.7c4p+20, 0x1.82cp+20,
+        0x1.894p+20, 0x1.8fcp+20, 0x1.964p+20, 0x1.9ccp+20,
+        0x1.a68p+20, 0x1.b38p+20, 0x1.c08p+20, 0x1.cd8p+20,
+        0x1.da8p+20, 0x1.e78p+20, 0x1.f48p+20, 0x1.00cp+21,
+        0x1.074p+21, 0x1.0dcp+21, 0x1.144p+21, 0x1.1acp+21,
+        0x1.214p+21, 0x1.27cp+21, 0x1.2e4p+21, 0x1.34cp+21,
+        0x1.3b4p+21, 0x1.41cp+21, 0x1.484p+21, 0x1.4ecp+21,
+        0x1.554p+21, 0x1.5bcp+21, 0x1.624p+21, 0x1.68cp+21,
+        0x1.6f4p+21, 0x1.75cp+21, 0x1.7c4p+21, 0x1.82cp+21,
+        0x1.894p+21, 0x1.8fcp+21, 0x1.964p+21, 0x1.9ccp+21,
+        0x1.a68p+21, 0x1.b38p+21, 0x1.c08p+21, 0x1.cd8p+21,
+        0x1.da8p+21, 0x1.e78p+21, 0x1.f48p+21, 0x1.00cp+22,
+        0x1.074p+22, 0x1.0dcp+22, 0x1.144p+22, 0x1.1acp+22,
+        0x1.214p+22, 0x1.27cp+22, 0x1.2e4p+22, 0x1.34cp+22,
+        0x1.3b4p+22, 0x1.41cp+22, 0x1.484p+22, 0x1.4ecp+22,
+        0x1.554p+22, 0x1.5bcp+22, 0x1.624p+22, 0x1.68cp+22,
+        0x1.6f4p+22, 0x1.75cp+22, 0x1.7c4p+22, 0x1.82cp+22,
+        0x1.894p+22, 0x1.8fcp+22, 0x1.964p+22, 0x1.9ccp+22,
+        0x1.a68p+22, 0x1.b38p+22, 0x1.c08p+22, 0x1.cd8p+22,
+        0x1.da8p+22, 0x1.e78p+22, 0x1.f48p+22, 0x1.00cp+23,
+        0x1.074p+23, 0x1.0dcp+23, 0x1.144p+23, 0x1.1acp+23,
+        0x1.214p+23, 0x1.27cp+23, 0x1.2e4p+23, 0x1.34cp+23,
+        0x1.3b4p+23, 0x1.41cp+23, 0x1.484p+23, 0x1.4ecp+23,
+        0x1.554p+23, 0x1.5bcp+23, 0x1.624p+23, 0x1.68cp+23,
+        0x1.6f4p+23, 0x1.75cp+23, 0x1.7c4p+23, 0x1.82cp+23,
+        0x1.894p+23, 0x1.8fcp+23, 0x1.964p+23,
+    },
+};
+
+/* Whether an absmax on the threshold takes the upper scale. */
+static const uint8_t TIES_UP[SCALE_STEPS] = {
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
+    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0,
+};
+
+/* Trial and side -> row of POINTS; -1: the side does not count. */
+static const int8_t POINTS_OF[TRIAL_COUNT][2] = {
+    { 1, 1 },
+    { 0, 0 },
+};
+
+/* The largest magnitude of every grid. */
+static const float ENDS[GRID_COUNT] = { 0x1.ap+6f, 0x1.8p+6f };
+
+void fmtc_sop_pair_scale_thresholds(float multiplier, float table[4092])
+{
+    for (int way = 0; way < TRIAL_COUNT; way++)
+        for (int side = 0; side < 2; side++) {
+            const int points = POINTS_OF[way][side];
+            const float end = ENDS[TRIALS[way].grid];
+            for (int i = 0; i < SCALE_STEPS; i++, table++) {
+                /* Under such a scale the grid's end would leave binary32. */
+                const float reached = SCALES[i + 1] * multiplier * end;
+                const double point = points < 0 ? INFINITY : POINTS[points][i] * (double)multiplier;
+                float below = (float)point;
+                if (below > point || (TIES_UP[i] && below == point))
+                    below = nextafterf(below, -INFINITY);
+                *table = points < 0 || !(reached <= FLT_MAX) ? INFINITY : below;
+            }
         }
-        const __m128i words = _mm_packus_epi32(
-            _mm256_castsi256_si128(rank), _mm256_extracti128_si256(rank, 1));
-        __m128i bytes = _mm_packus_epi16(words, words);
-        _mm_storel_epi64((__m128i *)(void *)(codes + i), bytes);
-    }
-#endif
-    for (; i < n; i++) {
-        const float v = float_of(bits_of(x[i]) ^ mirror);
-        uint32_t rank = 0;
-        for (int k = 0; k < 15; k++)
-            rank += v > t[k];
-        codes[i] = (uint8_t)rank;
-    }
 }
 
-/* -- encode ------------------------------------------------------------------------------- */
-
-/* Bits of the largest max(x, 0) and max(-x, 0): they order like the numbers, NaN on top. */
-typedef struct {
-    uint32_t positive, negative;
-} peaks;
-
-static inline peaks peaks_of(const float *x, size_t n)
+size_t fmtc_sop_pair_encode(FMTC_ENCODE_ARGUMENTS)
 {
-    int32_t positive = 0, negative = 0;
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t bits = bits_of(x[i]);
-        const int32_t above = (int32_t)bits, below = (int32_t)(bits ^ 0x80000000u);
-        positive = above > positive ? above : positive;
-        negative = below > negative ? below : negative;
-    }
-    return (peaks){(uint32_t)positive, (uint32_t)negative};
-}
-
-/* The sign of the first element of largest magnitude; a zero counts as positive. */
-static inline int peak_is_negative(const float *x, peaks top)
-{
-    if (top.positive != top.negative || top.positive == 0)
-        return top.negative > top.positive;
-    while ((bits_of(*x) & 0x7fffffffu) != top.positive)
-        x++;
-    return (int)(bits_of(*x) >> 31);
-}
-
-/* How many of the ascending scale thresholds x lies above: halved to a window, then counted. */
-static inline uint32_t rank_of(const float *thresholds, float x)
-{
-    const float *base = thresholds;
-    base += 511 & -(uint32_t)(x > base[510]);
-    base += 256 & -(uint32_t)(x > base[255]);
-    base += 128 & -(uint32_t)(x > base[127]);
-    base += 64 & -(uint32_t)(x > base[63]);
-    uint32_t rank = (uint32_t)(base - thresholds);
-    for (int i = 0; i < 64; i++)
-        rank += x > base[i];
-    return rank;
-}
-
-/* The magnitude code of a block's scale. */
-static inline uint32_t magnitude_of(const grid *g, const float *scale_thresholds, peaks top)
-{
-    const float *table = scale_thresholds + (g - GRIDS) * 2 * 1023;
-    const uint32_t peak = top.positive > top.negative ? top.positive : top.negative;
-    /* Both sides have the same thresholds. */
-    const uint32_t rank = rank_of(table, float_of(peak));
-    return rank;
-}
-
-/* What the largest elements of a block decide: the magnitude code of its scale for every grid. */
-typedef struct {
-    peaks top;
-    uint32_t magnitude[2];
-} plan;
-
-static inline plan plan_of(const float *x, size_t n, const float *scale_thresholds)
-{
-    plan p = {.top = peaks_of(x, n)};
-    for (int i = 0; i < 2; i++)
-        p.magnitude[i] = magnitude_of(GRIDS + i, scale_thresholds, p.top);
-    return p;
-}
-
-/* Encode a block with one grid: its codes, its scale word, and the scale with its sign. */
-static inline uint32_t encode_with(
-    const grid *g, const float *x, size_t n, peaks top, uint32_t magnitude, float multiplier,
-    uint8_t *codes, float *scale)
-{
-    const float size = scale_of(magnitude, multiplier);
-    uint32_t word = magnitude << 1 | g->select_bits;
-    const uint32_t negative = top.positive + top.negative != 0
-        && peak_is_negative(x, top) != g->end_is_negative;
-    word |= negative << 11;
-    *scale = negative ? -size : size;
-    codes_of(g, x, n, *scale, codes);
-    return word;
-}
-
-/* The squared error of a block, summed in order in binary64. */
-static inline double squared_error(
-    const float *x, size_t n, const uint8_t *codes, const float *lut, float scale)
-{
-    float decoded[BLOCK];
-    double squares[BLOCK], sum = 0;
-    size_t i = 0;
-    decode_block(codes, n, lut, scale, decoded);
-#ifdef __AVX2__
-    for (; i < n / 4 * 4; i += 4) {
-        const __m256d error = _mm256_sub_pd(
-            _mm256_cvtps_pd(_mm_loadu_ps(x + i)), _mm256_cvtps_pd(_mm_loadu_ps(decoded + i)));
-        _mm256_storeu_pd(squares + i, _mm256_mul_pd(error, error));
-    }
-#endif
-    for (; i < n; i++) {
-        const double error = (double)x[i] - (double)decoded[i];
-        squares[i] = error * error;
-    }
-    for (i = 0; i < n; i++)
-        sum += squares[i];
-    return sum;
-}
-
-/* Encode a block with its best grid; returns whether it holds a NaN. */
-static inline int encode_block(
-    const float *x, size_t n, const plan *p, float multiplier, uint8_t *codes,
-    uint32_t *word, uint32_t *index)
-{
-    *index = 0;
-    if (p->top.positive > 0x7f800000u || p->top.negative > 0x7f800000u) {
-        memset(codes, 8, n);
-        *word = 0x0u;
-        return 1;
-    }
-    float scale;
-    *word = encode_with(GRIDS, x, n, p->top, p->magnitude[0], multiplier, codes, &scale);
-    double least = squared_error(x, n, codes, LUT[0], scale);
-    for (uint32_t i = 1; i < 2; i++) {
-        uint8_t trial[BLOCK];
-        const uint32_t found = encode_with(
-            GRIDS + i, x, n, p->top, p->magnitude[i], multiplier, trial, &scale);
-        const double error = squared_error(x, n, trial, LUT[i], scale);
-        if (error < least) {
-            least = error;
-            memcpy(codes, trial, n);
-            *word = found;
-            *index = i;
-        }
-    }
-    return 0;
-}
-
-size_t fmtc_sop_pair_encode_row(
-    const float *x, size_t n, float multiplier, const float *scale_thresholds,
-    uint8_t *codes, uint8_t *scales, uint8_t *select)
-{
-    uint8_t unpacked[CHUNK];
-    plan plans[CHUNK / BLOCK];
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
     size_t broken = 0;
-    (void)select;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        const size_t whole = count / BLOCK, rest = count % BLOCK;
-        const float *p = x + start;
-        uint32_t word, index;
-        /* All scales first: their searches are independent, so that the processor overlaps them. */
-        for (size_t i = 0; i < whole; i++)
-            plans[i] = plan_of(p + i * BLOCK, BLOCK, scale_thresholds);
-        for (size_t i = 0; i < whole; i++) {
-            broken += (size_t)encode_block(
-                p + i * BLOCK, BLOCK, plans + i, multiplier, unpacked + i * BLOCK, &word, &index);
-            write_word(scales, start / BLOCK + i, word);
-        }
-        if (rest) {
-            const plan last = plan_of(p + whole * BLOCK, rest, scale_thresholds);
-            broken += (size_t)encode_block(
-                p + whole * BLOCK, rest, &last, multiplier, unpacked + whole * BLOCK,
-                &word, &index);
-            write_word(scales, start / BLOCK + whole, word);
-        }
-        pack_codes(unpacked, count, codes + start / 8 * CODE_BITS);
+    PARALLEL_SUM
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
+        broken += f->encode(
+            count, n, x + row * x_stride, x_stride, multiplier, scale_thresholds,
+            codes + row * codes_stride, codes_stride, scales + row * scales_stride, scales_stride,
+            select, select_stride);
     }
     return broken;
 }
 
-size_t fmtc_sop_pair_encode(
-    size_t rows, size_t n, const float *x, size_t x_stride,
-    float multiplier, const float *scale_thresholds,
-    uint8_t *codes, size_t codes_stride, uint8_t *scales, size_t scales_stride,
-    uint8_t *select, size_t select_stride)
+void fmtc_sop_pair_decode(FMTC_DECODE_ARGUMENTS)
 {
-    size_t broken = 0;
-    for (size_t row = 0; row < rows; row++)
-        broken += fmtc_sop_pair_encode_row(
-            x + row * x_stride, n, multiplier, scale_thresholds,
-            codes + row * codes_stride, scales + row * scales_stride,
-            select);
-    (void)select_stride;
-    return broken;
-}
-
-/* -- given scales ------------------------------------------------------------------------- */
-
-static inline void encode_given_row(
-    const float *x, size_t n, const float *scales, const uint8_t *select,
-    uint8_t *codes)
-{
-    uint8_t unpacked[CHUNK];
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        const float *p = x + start;
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const grid *g = GRIDS + (select ? select[block] : 0);
-            if (count - i >= BLOCK)
-                codes_of(g, p + i, BLOCK, scales[block], unpacked + i);
-            else
-                codes_of(g, p + i, count - i, scales[block], unpacked + i);
-        }
-        pack_codes(unpacked, count, codes + start / 8 * CODE_BITS);
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
+    const size_t width = number == FMTC_FLOAT32 ? 4 : 2;
+    PARALLEL
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
+        f->decode(
+            count, n, codes + row * codes_stride, codes_stride,
+            scales + row * scales_stride, scales_stride, select, select_stride,
+            multiplier, (uint8_t *)out + row * out_stride * width, out_stride, number);
     }
 }
 
-static inline void decode_given_row(
-    const uint8_t *codes, size_t n, const float *scales, const uint8_t *select,
-    float *out)
+void fmtc_sop_pair_encode_given(FMTC_ENCODE_GIVEN_ARGUMENTS)
 {
-    uint8_t unpacked[CHUNK];
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        float *p = out + start;
-        unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const float *lut = LUT[select ? select[block] : 0];
-            if (count - i >= BLOCK)
-                decode_block(unpacked + i, BLOCK, lut, scales[block], p + i);
-            else
-                decode_block(unpacked + i, count - i, lut, scales[block], p + i);
-        }
-    }
-}
-
-void fmtc_sop_pair_encode_given(
-    size_t rows, size_t n, const float *x, size_t x_stride,
-    const float *scales, const uint8_t *select, const float *zeros, size_t blocks_stride,
-    uint8_t *codes, size_t codes_stride)
-{
-    for (size_t row = 0; row < rows; row++) {
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
+    PARALLEL
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
         const size_t first = row * blocks_stride;
-        encode_given_row(
-            x + row * x_stride, n, scales + first, select ? select + first : NULL,
-            codes + row * codes_stride);
+        f->encode_given(
+            count, n, x + row * x_stride, x_stride, scales + first,
+            select ? select + first : NULL, zeros ? zeros + first : NULL, blocks_stride,
+            codes + row * codes_stride, codes_stride);
     }
-    (void)zeros;
 }
 
-void fmtc_sop_pair_decode_given(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const float *scales, const uint8_t *select, const float *zeros, size_t blocks_stride,
-    float *out, size_t out_stride)
+void fmtc_sop_pair_decode_given(FMTC_DECODE_GIVEN_ARGUMENTS)
 {
-    for (size_t row = 0; row < rows; row++) {
+    const functions *f = fastest();
+    const size_t step = rows_at_once(rows, n), parts = (rows + step - 1) / step;
+    const size_t width = number == FMTC_FLOAT32 ? 4 : 2;
+    PARALLEL
+    for (size_t part = 0; part < parts; part++) {
+        const size_t row = part * step, count = rows - row < step ? rows - row : step;
         const size_t first = row * blocks_stride;
-        decode_given_row(
-            codes + row * codes_stride, n, scales + first, select ? select + first : NULL,
-            out + row * out_stride);
+        f->decode_given(
+            count, n, codes + row * codes_stride, codes_stride, scales + first,
+            select ? select + first : NULL, zeros ? zeros + first : NULL, blocks_stride,
+            (uint8_t *)out + row * out_stride * width, out_stride, number);
     }
-    (void)zeros;
-}
-
-/* -- dot product -------------------------------------------------------------------------- */
-
-/* Adds scale * (value * v), summed over a block, to 8 lanes. A product is exact in binary64. */
-static inline void dot_block(
-    const uint8_t *codes, size_t n, const float *lut, double scale, const float *v,
-    double lanes[8])
-{
-    double sums[8] = {0};
-    size_t i = 0;
-#ifdef __AVX2__
-    const __m256 low = _mm256_loadu_ps(lut);
-    const __m256 high = _mm256_loadu_ps(lut + 8);
-    __m256d first = _mm256_setzero_pd(), second = _mm256_setzero_pd();
-    for (; i < n / 8 * 8; i += 8) {
-        const __m256 value = look_up(codes + i, low, high);
-        first = _mm256_add_pd(first, _mm256_mul_pd(
-            _mm256_cvtps_pd(_mm256_castps256_ps128(value)),
-            _mm256_cvtps_pd(_mm_loadu_ps(v + i))));
-        second = _mm256_add_pd(second, _mm256_mul_pd(
-            _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)),
-            _mm256_cvtps_pd(_mm_loadu_ps(v + i + 4))));
-    }
-    _mm256_storeu_pd(sums, first);
-    _mm256_storeu_pd(sums + 4, second);
-#endif
-    for (; i < n; i++)
-        sums[i % 8] += (double)lut[codes[i]] * (double)v[i];
-    for (int j = 0; j < 8; j++)
-        lanes[j] += sums[j] * scale;
-}
-
-float fmtc_sop_pair_dot_row(
-    const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
-    size_t n, float multiplier, const float *vector)
-{
-    uint8_t unpacked[CHUNK];
-    double l[8] = {0};
-    size_t block = 0;
-    for (size_t start = 0; start < n; start += CHUNK) {
-        const size_t count = n - start < CHUNK ? n - start : CHUNK;
-        unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < count; i += BLOCK, block++) {
-            const float *lut;
-            const double scale = read_scale(scales, select, block, multiplier, &lut);
-            if (count - i >= BLOCK)
-                dot_block(unpacked + i, BLOCK, lut, scale, vector + start + i, l);
-            else
-                dot_block(unpacked + i, count - i, lut, scale, vector + start + i, l);
-        }
-    }
-    return (float)(((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7])));
-}
-
-void fmtc_sop_pair_dot(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const uint8_t *scales, size_t scales_stride, const uint8_t *select, size_t select_stride,
-    float multiplier, const float *vector, float *out)
-{
-    for (size_t row = 0; row < rows; row++)
-        out[row] = fmtc_sop_pair_dot_row(
-            codes + row * codes_stride, scales + row * scales_stride,
-            select, n, multiplier, vector);
-    (void)select_stride;
 }

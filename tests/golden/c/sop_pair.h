@@ -11,12 +11,13 @@
  * Every row starts on a byte and its spare bits are zero. The last block of a row may be short.
  *
  * multiplier: the tensor's second level (its binary32 scale, or 2^-shift; 1 where it has none).
- * scale_thresholds: float[2][2][1023], the tensor's table from
- *   fmtc.compiler.thresholds.scale_thresholds(view, multiplier).
+ * scale_thresholds: the tensor's table, float[2][2][1023], that the function of this name fills
  * select: not used by this format; may be NULL.
  *
- * Compile the .c file without -ffast-math and with -ffp-contract=off: its results are defined
- * to the last bit. All functions are pure and may run in several threads at once.
+ * To use it, compile all of sop_pair*.c, without -ffast-math and with -ffp-contract=off: results
+ * are defined to the last bit and are the same on every machine. sop_pair.c takes the fastest of
+ * the other files that the processor can run. All functions are pure and may run in several threads
+ * at once; compiled with -fopenmp, one call uses several.
  */
 #ifndef FMTC_sop_pair_H
 #define FMTC_sop_pair_H
@@ -26,6 +27,12 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+#ifndef FMTC_NUMBER
+#define FMTC_NUMBER
+/* What is decoded to: binary32 numbers, or those rounded to nearest even in 16 bits. */
+typedef enum { FMTC_FLOAT32, FMTC_BFLOAT16, FMTC_FLOAT16 } fmtc_number;
 #endif
 
 /* Bytes of one stream of a row of n elements. */
@@ -45,47 +52,25 @@ static inline size_t fmtc_sop_pair_scales_bytes(size_t n)
     return blocks / 8 * 12 + (blocks % 8 * 12 + 7) / 8;
 }
 
-/*
- * Encode one row of n finite numbers. Returns how many blocks hold a NaN:
- * the format cannot store them, so that any result but 0 is an error and the row is void.
- */
-size_t fmtc_sop_pair_encode_row(
-    const float *x, size_t n, float multiplier, const float *scale_thresholds,
-    uint8_t *codes, uint8_t *scales, uint8_t *select);
-
-/* Decode one row: grid value * scale, rounded once to binary32. */
-void fmtc_sop_pair_decode_row(
-    const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
-    size_t n, float multiplier, float *out);
+/* The table for a multiplier above zero: whose largest magnitudes ask for which stored scale. */
+void fmtc_sop_pair_scale_thresholds(float multiplier, float table[4092]);
 
 /*
- * Dot product of one packed row with a vector of n numbers, the same on every machine.
- * All in binary64: products value * vector[i] are exact; within a block they are summed, in
- * order, in 8 lanes (element i of the block in lane i mod 8); each lane's sum times the block's
- * scale is added to that lane's total; the totals are added as
- * ((l0+l4)+(l2+l6)) + ((l1+l5)+(l3+l7)) and rounded once to binary32.
+ * Encode rows of n finite numbers. Strides are in bytes, those of x and out in elements. Returns
+ * how many blocks hold a NaN:
+ * the format cannot store them, so that any result but 0 is an error and the rows are void.
  */
-float fmtc_sop_pair_dot_row(
-    const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
-    size_t n, float multiplier, const float *vector);
-
-/* The same for many rows; strides are in bytes, those of x and out in elements. */
 size_t fmtc_sop_pair_encode(
     size_t rows, size_t n, const float *x, size_t x_stride,
     float multiplier, const float *scale_thresholds,
     uint8_t *codes, size_t codes_stride, uint8_t *scales, size_t scales_stride,
     uint8_t *select, size_t select_stride);
 
+/* Decode rows: grid value * scale, rounded once to binary32, and again where out is narrower. */
 void fmtc_sop_pair_decode(
     size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
     const uint8_t *scales, size_t scales_stride, const uint8_t *select, size_t select_stride,
-    float multiplier, float *out, size_t out_stride);
-
-/* Packed matrix times vector: out[row] for every row. */
-void fmtc_sop_pair_dot(
-    size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
-    const uint8_t *scales, size_t scales_stride, const uint8_t *select, size_t select_stride,
-    float multiplier, const float *vector, float *out);
+    float multiplier, void *out, size_t out_stride, fmtc_number number);
 
 /*
  * Encode and decode rows whose blocks' scales are given: finite binary32 numbers, one for each
@@ -102,7 +87,10 @@ void fmtc_sop_pair_encode_given(
 void fmtc_sop_pair_decode_given(
     size_t rows, size_t n, const uint8_t *codes, size_t codes_stride,
     const float *scales, const uint8_t *select, const float *zeros, size_t blocks_stride,
-    float *out, size_t out_stride);
+    void *out, size_t out_stride, fmtc_number number);
+
+/* Which file's functions run on this processor: "avx512", "avx2", "neon" or "portable". */
+const char *fmtc_sop_pair_target(void);
 
 #ifdef __cplusplus
 }
