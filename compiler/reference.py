@@ -273,7 +273,7 @@ def fp32_scale(
     least = np.float32(fp32_from_bits(view.scale.minimum_bits))
     zero = np.float32(fp32_from_bits(view.scale.zero_bits))
     largest = np.float32(fp32_from_bits(grid.largest_scale_bits))
-    wanted = np.maximum(np.minimum(wanted, largest), least)
+    wanted = np.asarray(np.maximum(np.minimum(wanted, largest), least), np.float32)
     np.copyto(wanted, zero, where=counted == 0)
     return wanted
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from fmtc.codegen.c import emit_target
 from fmtc.codegen.c.targets import TARGETS
-from fmtc.compiler.format import Format
 from fmtc.compiler.reference import TensorLevel
 from fmtc.formats import load
 from fmtc.runtime.backend import BackendUnavailable
@@ -22,7 +21,6 @@ from fmtc.runtime.compile_cache import compile_library, find_compiler
 BUILD_AND_ENCODE = """
 import numpy as np
 from fmtc.compiler.reference import TensorLevel
-from fmtc.compiler.format import Format
 from fmtc.formats import load
 from fmtc.runtime.c_backend import CBackend
 streams = CBackend(load("mxfp4")).encode(np.arange(64, dtype=np.float32)[None], TensorLevel())
@@ -30,8 +28,8 @@ print(streams["codes"].tobytes().hex(), streams["scales"].tobytes().hex())
 """
 
 
-def portable_files(fmt: Format) -> dict[str, str]:
-    return emit_target(fmt, TARGETS[-1])
+#: Files that are quickly compiled.
+SMALL = {"one.c": '#include "one.h"\nint one(void) { return ONE; }\n', "one.h": "#define ONE 1\n"}
 
 
 def build_and_encode(cache: Path) -> subprocess.Popen[str]:
@@ -76,9 +74,8 @@ def wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: None) -> 
 
 
 def test_a_library_is_built_once(cache: Path, wrapper: Path) -> None:
-    files = portable_files(load("mxfp4"))
-    first = compile_library(files)
-    assert compile_library(files) == first
+    first = compile_library(SMALL)
+    assert compile_library(SMALL) == first
     assert len(wrapper.read_text().splitlines()) == 1
     assert [path.name for path in cache.iterdir()] == [first.name]
 
@@ -86,28 +83,26 @@ def test_a_library_is_built_once(cache: Path, wrapper: Path) -> None:
 def test_another_text_flag_or_compiler_is_another_library(
     cache: Path, wrapper: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = portable_files(load("mxfp4"))
     paths = {
-        compile_library(files),
-        compile_library(files, native=False),
-        compile_library(files, native=False, extra_flags=("-DNDEBUG",)),
-        compile_library(portable_files(load("nvfp4")), native=False),
+        compile_library(SMALL),
+        compile_library(SMALL, native=False),
+        compile_library(SMALL, native=False, extra_flags=("-DNDEBUG",)),
+        compile_library({**SMALL, "one.h": "#define ONE 2\n"}, native=False),
+        compile_library({"two.c": SMALL["one.c"], "one.h": SMALL["one.h"]}, native=False),
     }
-    assert len(paths) == 4
+    assert len(paths) == 5
     monkeypatch.setenv("CC", f"{find_compiler()[0]} -fno-math-errno")
-    assert compile_library(files, native=False) not in paths
+    assert compile_library(SMALL, native=False) not in paths
     monkeypatch.delenv("CC")
-    assert compile_library(files, native=False) not in paths
-    assert len(list(cache.iterdir())) == 6
+    assert compile_library(SMALL, native=False) not in paths
+    assert len(list(cache.iterdir())) == 7
 
 
 def test_a_compiler_that_refuses_native_code_builds_code_for_any_processor(
     cache: Path, wrapper: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "refuse").touch()
-    files = portable_files(load("mxfp4"))
-    library = compile_library(files)
-    assert library == compile_library(files, native=False)
+    assert compile_library(SMALL) == compile_library(SMALL, native=False)
     assert ["-march=native" in call for call in wrapper.read_text().splitlines()] == [True, False]
 
 
@@ -138,7 +133,7 @@ def test_processes_that_build_at_once_all_get_whole_libraries(
 
 def test_a_library_that_was_cut_short_is_built_again(cache: Path, compiler: None) -> None:
     fmt = load("mxfp4")
-    path = compile_library(portable_files(fmt), native=False)
+    path = compile_library(emit_target(fmt, TARGETS[-1]), native=False)
     path.write_bytes(path.read_bytes()[:100])
     backend = CBackend(fmt, target="portable")
     assert backend.encode(np.ones((1, 32), np.float32), TensorLevel())["codes"].size == 16
