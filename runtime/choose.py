@@ -8,22 +8,22 @@ from functools import lru_cache
 
 from ..compiler.format import Format
 from ..compiler.kernel import kernel_format
-from .backend import Backend, BackendUnavailable, EngineBackend, ReferenceBackend
+from .backend import BackendUnavailable, EngineBackend, ReferenceBackend
 
 
-def _c(fmt: Format) -> Backend:
+def _c(fmt: Format) -> EngineBackend:
     from .c_backend import CBackend
 
     return EngineBackend(fmt, CBackend(kernel_format(fmt)), "c")
 
 
-def _numba(fmt: Format) -> Backend:
+def _numba(fmt: Format) -> EngineBackend:
     from .numba_backend import NumbaEngine
 
     return EngineBackend(fmt, NumbaEngine(kernel_format(fmt)), "numba")
 
 
-def _triton(fmt: Format) -> Backend:
+def _triton(fmt: Format) -> EngineBackend:
     from .triton_backend import TritonBackend
 
     try:
@@ -33,7 +33,7 @@ def _triton(fmt: Format) -> Backend:
 
 
 #: Name -> how to get it. ``reference`` is the arbiter of all others.
-BACKENDS: dict[str, Callable[[Format], Backend]] = {
+BACKENDS: dict[str, Callable[[Format], EngineBackend]] = {
     "reference": ReferenceBackend,
     "c": _c,
     "numba": _numba,
@@ -44,14 +44,14 @@ _noticed: set[str] = set()
 
 
 @lru_cache(maxsize=64)
-def _make(fmt: Format, name: str) -> Backend | BackendUnavailable:
+def _make(fmt: Format, name: str) -> EngineBackend | BackendUnavailable:
     try:
         return BACKENDS[name](fmt)
     except BackendUnavailable as reason:
         return reason
 
 
-def backend_for(fmt: Format, name: str = "auto") -> Backend:
+def backend_for(fmt: Format, name: str = "auto") -> EngineBackend:
     """The back end called ``name``; ``auto`` is C, else numba, else the reference.
 
     Where ``auto`` is not C, one notice says what is missing and how to get it.
@@ -71,7 +71,7 @@ def backend_for(fmt: Format, name: str = "auto") -> Backend:
     return made
 
 
-def _instead_of_c(fmt: Format, reason: BackendUnavailable) -> Backend:
+def _instead_of_c(fmt: Format, reason: BackendUnavailable) -> EngineBackend:
     """The next best back end, after one notice."""
     made = _make(fmt, "numba")
     if isinstance(made, BackendUnavailable):

@@ -7,10 +7,10 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from .backend import F32, U8
 from .choose import backend_for
 from .errors import CorruptFile, RefusedInput, missing
 from .format import Format
+
+if TYPE_CHECKING:
+    from .product import PackedRows
 
 #: The key of a safetensors file's metadata that holds ours.
 METADATA_KEY = "fmtc"
@@ -92,6 +95,45 @@ class QuantizedTensor:
         worker, dtype = backend_for(self.format, backend), decoded_type(self.dtype)
         values = worker.decode(dict(self.streams), self.length, self.level, dtype)
         return from_rows(values, self.shape, self.dtype, self.framework, self.device)
+
+    def matmul(self, x: Any, *, activations: str = "float32", backend: str = "auto") -> Any:
+        """Activations times the transpose of this tensor, without unpacking it.
+
+        Args:
+            x: floating NumPy array or torch tensor [..., n], where this tensor is [..., n].
+            activations: ``float32``: they are what they are, and each sum is taken in a fixed
+                order of binary32 operations; ``int8`` or ``hif8``: they are rounded in blocks
+                first, and multiplied and summed as integers within a block.
+            backend: see ``Format.quantize``.
+
+        Returns:
+            float32, of the shape of x without its last axis, then of this one's without its.
+
+        Raises:
+            NoIntegerProduct: the format's grids are no integers, and the activations shall be.
+            TypeError: x is no floating array or tensor.
+            ValueError: its last axis is another, or there are no such activations.
+        """
+        from .product import matmul
+
+        return matmul(self.packed_rows(backend), self.shape, x, activations)
+
+    def packed_rows(self, backend: str = "auto") -> PackedRows:
+        """The rows as they are multiplied: made once, with what that takes."""
+        from .product import PackedRows
+        from .threads import processors
+
+        made = self._packed_rows
+        if backend not in made:
+            engine = backend_for(self.format, backend).engine
+            made[backend] = PackedRows(
+                self.format, self.streams, self.length, self.level, engine, processors()
+            )
+        return made[backend]
+
+    @cached_property
+    def _packed_rows(self) -> dict[str, PackedRows]:
+        return {}
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the packed bytes, the .fmt text and the hashes.

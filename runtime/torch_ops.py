@@ -19,13 +19,10 @@ import torch
 from ..compiler.reference import TensorLevel
 from ..compiler.streams import stream_shapes
 from .arrays import DTYPES
-from .backend import F32, U8, EngineBackend
-from .choose import backend_for
+from .backend import U8
 from .format import Format
 from .format_keys import format_of, register
-from .product import PackedRows
 from .quantized import QuantizedTensor
-from .threads import processors
 
 #: The last tensor of a packed one: the second level's multiplier, little-endian binary32 [1, 4].
 LEVEL = "level"
@@ -236,7 +233,8 @@ def linear(
         )
     weight = to_quantized(streams, key, weight_shape)
     rows = x.detach().reshape(_rows_of(x.shape))
-    product = _product(weight, rows.to("cpu", torch.float32).numpy(force=True), activations)
+    factor = np.ascontiguousarray(rows.to("cpu", torch.float32).numpy(force=True))
+    product = weight.packed_rows().product(factor, activations)
     return torch.from_numpy(product).to(x).reshape(*x.shape[:-1], weight_shape[0])
 
 
@@ -267,16 +265,6 @@ def _times_the_weight(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
 
 
 linear.register_autograd(_times_the_weight, setup_context=_keep_the_weight)
-
-
-def _product(weight: QuantizedTensor, x: F32, activations: str) -> F32:
-    """float32 [m, out features], of x, float32 [m, in features]."""
-    worker = backend_for(weight.format)
-    assert isinstance(worker, EngineBackend), "every back end is an engine in the pipeline"
-    packed = PackedRows(
-        weight.format, weight.streams, weight.length, weight.level, worker.engine, processors()
-    )
-    return packed.product(np.ascontiguousarray(x), activations)
 
 
 def _rows_of(shape: Sequence[int]) -> tuple[int, int]:

@@ -5,24 +5,23 @@ from __future__ import annotations
 from ...compiler.format import Format
 from ...compiler.view import view_of
 from ..render import provenance, render
-from .context import context_of
+from .context import context_of, symbol
+from .products import emit_products
 from .targets import TARGETS, Target
 
-
-def symbol(fmt: Format) -> str:
-    """The prefix of every public C name of a format: an identifier that is no C keyword."""
-    return f"fmtc_{fmt.name}"
+__all__ = ["emit", "emit_probe", "emit_target", "symbol"]
 
 
 def emit(fmt: Format) -> dict[str, str]:
-    """``<name>.h``, ``<name>.c``, ``<name>_internal.h`` and ``<name>_<target>.c`` of all targets.
+    """All C files of a format, what ``emit_products`` makes among them.
 
+    ``<name>.h``, ``<name>.c`` and ``<name>_internal.h``, and ``<name>_<target>.c`` of every target.
     Every format can be encoded and decoded under scales that the caller gives; one that is not
     plain has no other functions. All give the reference's bits when compiled without
     ``-ffast-math`` and with ``-ffp-contract=off``. ``<name>.c`` takes, when it runs, the fastest
     target that the processor has.
     """
-    return _render(fmt, TARGETS, whole=True)
+    return _render(fmt, TARGETS, whole=True) | emit_products(fmt)
 
 
 def emit_target(fmt: Format, target: Target) -> dict[str, str]:

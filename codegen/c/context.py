@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import gcd, lcm
 
 from ...compiler.exact import floor_log2, fp32_from_bits
+from ...compiler.format import Format
 from ...compiler.view import RECIPROCAL_FLOOR, GridView, Trial, View
 from .rounding import FloatRounding, rounding_of
 from .search import Search, search_of
@@ -50,6 +51,11 @@ class CTrial:
     positive_divisor: str
     negative_divisor: str
     same_sides: int
+
+
+def symbol(fmt: Format) -> str:
+    """The prefix of every public C name of a format: an identifier that is no C keyword."""
+    return f"fmtc_{fmt.name}"
 
 
 def context_of(view: View) -> dict[str, object]:

@@ -16,8 +16,7 @@ from ...compiler.product import (
 )
 from ...compiler.view import NAN_BITS, View, view_of
 from ..render import provenance, render
-from . import symbol
-from .context import context_of, float_literal
+from .context import context_of, float_literal, symbol
 from .targets import TARGETS, Target
 
 #: Elements of a row whose scales are read at once, and that are decoded at once, at least: the

@@ -81,20 +81,31 @@ static inline __mmask16 first_lanes(size_t count)
     return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1);
 }
 
+
 /* -- decoding ----------------------------------------------------------------------------- */
 
+/* As usual, or past the caches, to a place that begins a line. */
+static inline void put(float *out, __m512 values, int stream)
+{
+    if (stream)
+        _mm512_stream_ps(out, values);
+    else
+        _mm512_storeu_ps(out, values);
+}
+
 /* Scaling a block's table gives the same products as scaling what is looked up in it. */
-static inline void decode_piece(
+static inline void decode_to(
     const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
-    float *out)
+    float *out, int stream)
 {
     for (size_t i = 0, block = 0; i < n; i += BLOCK, block++) {
         const float *lut = LUT[select[block]];
         const __m512 factor = _mm512_set1_ps(scale[block]);
         const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(lut), factor);
-        for (size_t j = i; j < i + BLOCK; j += 16) {
+        const size_t end = i + BLOCK < n ? i + BLOCK : n;
+        for (size_t j = i; j < end; j += 16) {
             const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + j)));
-            _mm512_storeu_ps(out + j, _mm512_permutexvar_ps(c, low));
+            put(out + j, _mm512_permutexvar_ps(c, low), stream);
         }
     }
 }
@@ -234,12 +245,6 @@ static inline void write_word(uint8_t *scales, size_t block, uint32_t word)
     scales[block] = (uint8_t)word;
 }
 
-static inline void read_words(const uint8_t *scales, size_t first, size_t count, uint32_t *words)
-{
-    for (size_t i = 0; i < count; i++)
-        words[i] = read_word(scales, first + i);
-}
-
 static inline void write_words(const uint32_t *words, size_t first, size_t count, uint8_t *scales)
 {
     for (size_t i = 0; i < count; i++)
@@ -292,14 +297,26 @@ static inline void pour(sink *to, const float *values, size_t n)
     }
 }
 
+static inline void decode_piece(
+    const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
+    float *out)
+{
+    decode_to(codes, n, scale, select, out, 0);
+}
+
 /* The unpacked codes of whole blocks (the last may be short), under the scales of those blocks. */
 static inline void decode_codes(
     const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
     sink *to)
 {
-    float values[PIECE + SPARE];
+    _Alignas(64) float values[PIECE + SPARE];
     for (size_t i = 0; i < n; i += PIECE) {
         const size_t count = n - i < PIECE ? n - i : PIECE;
+        if (to->stream && to->number == FMTC_FLOAT32 && count % 16 == 0 && (uintptr_t)to->place % 64 == 0) {
+            decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 1);
+            to->place += count * sizeof(float);
+            continue;
+        }
         decode_piece(codes + i, count, scale + i / BLOCK, select + i / BLOCK, values);
         pour(to, values, count);
     }
@@ -309,17 +326,16 @@ static inline void decode_row(
     const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
     size_t n, float multiplier, sink *to)
 {
-    uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
-    uint32_t words[CHUNK / BLOCK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
     float scale[CHUNK / BLOCK + SPARE];
     (void)select;
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
         const size_t blocks = (count + BLOCK - 1) / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        read_words(scales, start / BLOCK, blocks, words);
         for (size_t i = 0; i < blocks; i++) {
-            scale[i] = scale_of_word(words[i], multiplier);
+            const uint32_t word = read_word(scales, start / BLOCK + i);
+            scale[i] = scale_of_word(word, multiplier);
         }
         decode_codes(unpacked, count, scale, selects, to);
     }
@@ -343,7 +359,7 @@ static inline void decode_given_row(
     const uint8_t *codes, size_t n, const float *scales, const uint8_t *select,
     sink *to)
 {
-    uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK, first = start / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
@@ -374,7 +390,7 @@ static inline void encode_given_row(
     const float *x, size_t n, const float *scales, const uint8_t *select,
     uint8_t *codes)
 {
-    uint8_t unpacked[CHUNK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE];
     size_t block = 0;
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
@@ -497,7 +513,7 @@ static inline size_t encode_row(
     const float *x, size_t n, float multiplier, scale_ladder ladders[][2],
     uint8_t *codes, uint8_t *scales, uint8_t *select)
 {
-    uint8_t unpacked[CHUNK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE];
     uint32_t words[CHUNK / BLOCK + 1], index;
     plan p;
     size_t broken = 0;

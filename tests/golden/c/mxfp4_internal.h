@@ -42,6 +42,7 @@ enum {
     SPARE = 64, /* entries past a buffer's end that a vector may reach */
     LEVELS = 3, /* thresholds that decide an element's rank, one after the other */
     NODES = 8, /* 2^LEVELS */
+    ROOM = 16, /* of a table of nodes, so that a vector reads none past its end */
     GRID_COUNT = 1,
     TRIAL_COUNT = 1, /* ways to encode a block */
     SCALE_STEPS = 255, /* thresholds between the stored scales */
@@ -91,8 +92,8 @@ static const float LUT[1][16] = {
  * They decide magnitudes: the grid is symmetric, and a code's top bit is its sign.
  */
 typedef struct {
-    double midpoint[NODES]; /* an element's threshold is scale * midpoint; +inf: none stands here */
-    int64_t inclusive[NODES]; /* all ones where an element on the threshold lies above it */
+    double midpoint[ROOM]; /* an element's threshold is scale * midpoint; +inf: none stands here */
+    int64_t inclusive[ROOM]; /* all ones where an element on the threshold lies above it */
     uint32_t select_bits; /* the select index as bits of the scale word */
 } grid;
 

@@ -92,20 +92,31 @@ static inline __mmask16 first_lanes(size_t count)
     return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1);
 }
 
+
 /* -- decoding ----------------------------------------------------------------------------- */
 
+/* As usual, or past the caches, to a place that begins a line. */
+static inline void put(float *out, __m512 values, int stream)
+{
+    if (stream)
+        _mm512_stream_ps(out, values);
+    else
+        _mm512_storeu_ps(out, values);
+}
+
 /* Scaling a block's table gives the same products as scaling what is looked up in it. */
-static inline void decode_piece(
+static inline void decode_to(
     const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
-    float *out)
+    float *out, int stream)
 {
     for (size_t i = 0, block = 0; i < n; i += BLOCK, block++) {
         const float *lut = LUT[select[block]];
         const __m512 factor = _mm512_set1_ps(scale[block]);
         const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(lut), factor);
-        for (size_t j = i; j < i + BLOCK; j += 16) {
+        const size_t end = i + BLOCK < n ? i + BLOCK : n;
+        for (size_t j = i; j < end; j += 16) {
             const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + j)));
-            _mm512_storeu_ps(out + j, _mm512_permutexvar_ps(c, low));
+            put(out + j, _mm512_permutexvar_ps(c, low), stream);
         }
     }
 }
@@ -367,14 +378,26 @@ static inline void pour(sink *to, const float *values, size_t n)
     }
 }
 
+static inline void decode_piece(
+    const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
+    float *out)
+{
+    decode_to(codes, n, scale, select, out, 0);
+}
+
 /* The unpacked codes of whole blocks (the last may be short), under the scales of those blocks. */
 static inline void decode_codes(
     const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
     sink *to)
 {
-    float values[PIECE + SPARE];
+    _Alignas(64) float values[PIECE + SPARE];
     for (size_t i = 0; i < n; i += PIECE) {
         const size_t count = n - i < PIECE ? n - i : PIECE;
+        if (to->stream && to->number == FMTC_FLOAT32 && count % 16 == 0 && (uintptr_t)to->place % 64 == 0) {
+            decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 1);
+            to->place += count * sizeof(float);
+            continue;
+        }
         decode_piece(codes + i, count, scale + i / BLOCK, select + i / BLOCK, values);
         pour(to, values, count);
     }
@@ -384,7 +407,7 @@ static inline void decode_row(
     const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
     size_t n, float multiplier, sink *to)
 {
-    uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
     uint32_t words[CHUNK / BLOCK + SPARE];
     float scale[CHUNK / BLOCK + SPARE];
     (void)select;
@@ -396,7 +419,7 @@ static inline void decode_row(
         for (size_t i = 0; i < blocks; i++) {
             const uint32_t word = words[i];
             selects[i] = (uint8_t)(word & 1);
-            scale[i] = scale_of_word(words[i], multiplier);
+            scale[i] = scale_of_word(word, multiplier);
         }
         decode_codes(unpacked, count, scale, selects, to);
     }
@@ -420,7 +443,7 @@ static inline void decode_given_row(
     const uint8_t *codes, size_t n, const float *scales, const uint8_t *select,
     sink *to)
 {
-    uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK, first = start / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
@@ -451,7 +474,7 @@ static inline void encode_given_row(
     const float *x, size_t n, const float *scales, const uint8_t *select,
     uint8_t *codes)
 {
-    uint8_t unpacked[CHUNK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE];
     size_t block = 0;
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
@@ -604,7 +627,7 @@ static inline int encode_planned(
         return 1;
     }
     uint8_t tried[TRIAL_COUNT][BLOCK + SPARE];
-    float decoded[TRIAL_COUNT][BLOCK + SPARE];
+    _Alignas(64) float decoded[TRIAL_COUNT][BLOCK + SPARE];
     for (int t = 0; t < TRIAL_COUNT; t++) {
         const uint8_t select = (uint8_t)TRIALS[t].grid;
         encode_block(GRIDS + select, x, n, p->scale[t][i], tried[t]);
@@ -621,7 +644,7 @@ static inline size_t encode_row(
     const float *x, size_t n, float multiplier, scale_ladder ladders[][2],
     uint8_t *codes, uint8_t *scales, uint8_t *select)
 {
-    uint8_t unpacked[CHUNK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE];
     uint32_t words[CHUNK / BLOCK + 1], index;
     plan p;
     size_t broken = 0;

@@ -43,6 +43,7 @@ enum {
     SPARE = 64, /* entries past a buffer's end that a vector may reach */
     LEVELS = 4, /* thresholds that decide an element's rank, one after the other */
     NODES = 16, /* 2^LEVELS */
+    ROOM = 16, /* of a table of nodes, so that a vector reads none past its end */
     GRID_COUNT = 2,
     TRIAL_COUNT = 2, /* ways to encode a block */
     SCALE_STEPS = 1023, /* thresholds between the stored scales */
@@ -109,8 +110,8 @@ static const float LUT[2][16] = {
  * them: node 1 first, then 2 * node below it and 2 * node + 1 above it.
  */
 typedef struct {
-    double midpoint[NODES]; /* an element's threshold is scale * midpoint; +inf: none stands here */
-    int64_t inclusive[NODES]; /* all ones where an element on the threshold lies above it */
+    double midpoint[ROOM]; /* an element's threshold is scale * midpoint; +inf: none stands here */
+    int64_t inclusive[ROOM]; /* all ones where an element on the threshold lies above it */
     int end_is_negative; /* whether the largest element decodes to a negative endpoint */
     uint32_t select_bits; /* the select index as bits of the scale word */
 } grid;

@@ -238,12 +238,6 @@ static inline void write_word(uint8_t *scales, size_t block, uint32_t word)
     p[1] = (uint8_t)(word >> (8 - shift));
 }
 
-static inline void read_words(const uint8_t *scales, size_t first, size_t count, uint32_t *words)
-{
-    for (size_t i = 0; i < count; i++)
-        words[i] = read_word(scales, first + i);
-}
-
 static inline void write_words(const uint32_t *words, size_t first, size_t count, uint8_t *scales)
 {
     for (size_t i = 0; i < count; i++)
@@ -302,7 +296,7 @@ static inline void decode_codes(
     const uint8_t *codes, size_t n, const float *scale, const uint8_t *select,
     sink *to)
 {
-    float values[PIECE + SPARE];
+    _Alignas(64) float values[PIECE + SPARE];
     for (size_t i = 0; i < n; i += PIECE) {
         const size_t count = n - i < PIECE ? n - i : PIECE;
         decode_piece(codes + i, count, scale + i / BLOCK, select + i / BLOCK, values);
@@ -314,19 +308,17 @@ static inline void decode_row(
     const uint8_t *codes, const uint8_t *scales, const uint8_t *select,
     size_t n, float multiplier, sink *to)
 {
-    uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
-    uint32_t words[CHUNK / BLOCK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
     float scale[CHUNK / BLOCK + SPARE];
     (void)select;
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
         const size_t blocks = (count + BLOCK - 1) / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        read_words(scales, start / BLOCK, blocks, words);
         for (size_t i = 0; i < blocks; i++) {
-            const uint32_t word = words[i];
+            const uint32_t word = read_word(scales, start / BLOCK + i);
             selects[i] = (uint8_t)(word & 1);
-            scale[i] = scale_of_word(words[i], multiplier);
+            scale[i] = scale_of_word(word, multiplier);
         }
         decode_codes(unpacked, count, scale, selects, to);
     }
@@ -350,7 +342,7 @@ static inline void decode_given_row(
     const uint8_t *codes, size_t n, const float *scales, const uint8_t *select,
     sink *to)
 {
-    uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK, first = start / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
@@ -381,7 +373,7 @@ static inline void encode_given_row(
     const float *x, size_t n, const float *scales, const uint8_t *select,
     uint8_t *codes)
 {
-    uint8_t unpacked[CHUNK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE];
     size_t block = 0;
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
@@ -534,7 +526,7 @@ static inline int encode_planned(
         return 1;
     }
     uint8_t tried[TRIAL_COUNT][BLOCK + SPARE];
-    float decoded[TRIAL_COUNT][BLOCK + SPARE];
+    _Alignas(64) float decoded[TRIAL_COUNT][BLOCK + SPARE];
     for (int t = 0; t < TRIAL_COUNT; t++) {
         const uint8_t select = (uint8_t)TRIALS[t].grid;
         encode_block(GRIDS + select, x, n, p->scale[t][i], tried[t]);
@@ -551,7 +543,7 @@ static inline size_t encode_row(
     const float *x, size_t n, float multiplier, scale_ladder ladders[][2],
     uint8_t *codes, uint8_t *scales, uint8_t *select)
 {
-    uint8_t unpacked[CHUNK + SPARE];
+    _Alignas(64) uint8_t unpacked[CHUNK + SPARE];
     uint32_t words[CHUNK / BLOCK + 1], index;
     plan p;
     size_t broken = 0;
