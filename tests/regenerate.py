@@ -17,7 +17,7 @@ from representatives import GENERAL
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = ("mxfp4", "sop_pair")
 #: Formats whose conformance vectors are kept: a plain one, and one of every kind around it.
-PACKS = ("mxfp4", "nvfp4", "po2_nf4", "sop_pair", *GENERAL)
+PACKS = ("four_six", "mxfp4", "nvfp4", "po2_nf4", "sop_pair", *GENERAL)
 SHEETS = Path(formats.__file__).parents[1] / "docs/formats.md"
 
 

@@ -34,7 +34,7 @@ TAKES_LONG = {
 }  # fmt: skip
 
 #: Formats with one way to encode a block: every bound of theirs is attained.
-SINGLE = tuple(n for n in PLAIN if n not in ("po2_nf4", "sop_pair"))
+SINGLE = tuple(n for n in PLAIN if n not in ("four_six", "po2_nf4", "sop_pair"))
 
 
 @pytest.fixture

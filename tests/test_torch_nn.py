@@ -8,7 +8,6 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from torch import Tensor
 #: One stream beside another, scales in a format of their own, records, sides.
 FEW = ("po2_nf4", "nf4_dq", "q4_0", "nf4_dd4_opq_wr")
 MINE = "format mine { block 16  grid e2m1  scale e4m3 }"
-
-
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def dense_layer(seed: int = 0, *, out: int = 24, bias: bool = True) -> torch.nn.Linear:

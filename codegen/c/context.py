@@ -9,7 +9,7 @@ from math import gcd, lcm
 from ...compiler.exact import floor_log2, fp32_from_bits
 from ...compiler.format import Format
 from ...compiler.view import RECIPROCAL_FLOOR, GridView, Trial, View
-from .rounding import FloatRounding, rounding_of
+from .rounding import FloatRounding, least_scale, rounding_of
 from .search import Search, search_of
 from .thresholds import table_context
 from .vectors import vector_context
@@ -99,6 +99,8 @@ def _rounding_context(view: View, search: Search) -> dict[str, object]:
     """How elements are rounded where they are not searched for, with its numbers as C literals."""
     rounding = rounding_of(view, search)
     context: dict[str, object] = {"rounding": rounding}
+    if rounding is not None:
+        context["least_scale"] = float_literal(least_scale(rounding))
     if isinstance(rounding, FloatRounding):
         context["least_normal"] = float_literal(rounding.least_normal)
         context["magic"] = float_literal(rounding.magic)

@@ -27,6 +27,7 @@ class FloatRounding:
         least_normal: the smallest number whose code has an exponent, a power of two.
         magic: a number in whose last place subnormals count, so that adding it rounds them.
         last: the largest magnitude code.
+        least_threshold: the smallest number that is not rounded to zero, or near it.
     """
 
     mantissa: int
@@ -34,6 +35,7 @@ class FloatRounding:
     least_normal: float
     magic: float
     last: int
+    least_threshold: Fraction
     kind: str = "float"
 
 
@@ -45,13 +47,25 @@ class IntegerRounding:
         factor: 1 / step, a power of two.
         low, high: the ends, in steps.
         start: the code of a value is its steps less these, modulo 2^bits.
+        least_threshold: half a step.
     """
 
     factor: float
     low: int
     high: int
     start: int
+    least_threshold: Fraction
     kind: str = "integer"
+
+
+def least_scale(rounding: FloatRounding | IntegerRounding) -> float:
+    """The scale, a power of two, from which on no remainder that counts is lost to underflow.
+
+    The remainder of a quotient q under a scale s is a multiple of ulp(q) * ulp(s), which
+    binary32 must hold for every q from half the least threshold on.
+    """
+    quotient = floor_log2(rounding.least_threshold) - 1
+    return 2.0 ** max(-80, -149 + 23 + 23 - quotient)
 
 
 def rounding_of(view: View, search: Search) -> FloatRounding | IntegerRounding | None:
@@ -82,6 +96,7 @@ def _float(values: list[Fraction], ties_up: tuple[bool, ...]) -> FloatRounding |
                 least_normal=2.0**least,
                 magic=2.0 ** (least - mantissa + 23),
                 last=len(values) - 1,
+                least_threshold=values[1] / 2,
             )
     return None
 
@@ -104,5 +119,6 @@ def _integer(values: list[Fraction], grid: GridView, bits: int) -> IntegerRoundi
         return None
     for start in (0, low):
         if all(code == (low + rank - start) % (1 << bits) for rank, code in enumerate(grid.order)):
-            return IntegerRounding(float(1 / step), low, low + len(values) - 1, start)
+            high = low + len(values) - 1
+            return IntegerRounding(float(1 / step), low, high, start, step / 2)
     return None
