@@ -209,6 +209,7 @@ def integer_product(
     return _added(lanes)
 
 
+@lru_cache(maxsize=64)
 def integer_grids(fmt: Format) -> IntegerGrids:
     """The values of all grids as integers of a common unit each.
 
@@ -236,6 +237,7 @@ def integer_grids(fmt: Format) -> IntegerGrids:
             )
         values[index] = [int(whole) for whole in wholes]
         units[index] = float(unit)
+    values.flags.writeable = units.flags.writeable = False
     return IntegerGrids(values, units)
 
 
