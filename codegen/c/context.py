@@ -12,7 +12,7 @@ from ...compiler.view import RECIPROCAL_FLOOR, GridView, Trial, View
 from .rounding import FloatRounding, least_scale, rounding_of
 from .search import Search, search_of
 from .thresholds import table_context
-from .vectors import vector_context
+from .vectors import vector_context, word_context
 
 #: Elements that are unpacked, and decoded, at once, at least: they stay in the first cache.
 _CHUNK = 256
@@ -146,6 +146,7 @@ def _fused_context(view: View) -> dict[str, object]:
         "spread_words": spread,
         "word_fields": sum(((1 << scale.container) - 1) << (16 * i) for i in range(4)),
         **_ladder_context(view),
+        **word_context(view),
         **table_context(view, float_literal, double_literal),
     }
 

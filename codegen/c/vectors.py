@@ -75,6 +75,22 @@ def vector_context(view: View, search: Search) -> dict[str, object]:
     }
 
 
+def word_context(view: View) -> dict[str, object]:
+    """How 16 scale words side by side come to 16 lanes: bytes and shifts; see ``avx512_decode``."""
+    bits = view.scale.container
+    if view.scale.is_fp32 or not 8 <= bits <= 16:
+        return {"sixteen_words": False}
+    starts = [bits * i for i in range(16)]
+    last = 2 * bits - 1
+    places = [min(start // 8 + min(i, 2), last) for start in starts for i in range(4)]
+    return {
+        "sixteen_words": True,
+        "word_places": places,
+        "word_shifts": [start % 8 for start in starts],
+        "select_positions": view.format.select.positions,
+    }
+
+
 def _planes(view: View) -> tuple[Plane, ...]:
     octets = [bits.to_bytes(4, "little") for bits in view.decode_bits]
     used = [byte for byte in range(4) if any(value[byte] for value in octets)]

@@ -110,6 +110,18 @@ static inline void decode_to(
     }
 }
 
+/* The scales of 16 blocks, whose words begin on a byte. */
+static inline void sixteen_scales(
+    const uint8_t *words, float multiplier, float *scale)
+{
+    const __m512i word = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)words));
+    const __m512i magnitude = _mm512_and_si512(
+        word, _mm512_set1_epi32(0xff));
+    const __m512 size = _mm512_mul_ps(
+        _mm512_i32gather_ps(magnitude, SCALES, 4), _mm512_set1_ps(multiplier));
+    _mm512_storeu_ps(scale, size);
+}
+
 /* -- writing numbers ---------------------------------------------------------------------- */
 
 /* Past the caches: whole lines of 64 bytes, and what comes before and after them as usual. */
@@ -312,8 +324,11 @@ static inline void decode_codes(
     _Alignas(64) float values[PIECE + SPARE];
     for (size_t i = 0; i < n; i += PIECE) {
         const size_t count = n - i < PIECE ? n - i : PIECE;
-        if (to->stream && to->number == FMTC_FLOAT32 && count % 16 == 0 && (uintptr_t)to->place % 64 == 0) {
-            decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 1);
+        if (to->number == FMTC_FLOAT32 && count % 16 == 0 && (!to->stream || (uintptr_t)to->place % 64 == 0)) {
+            if (to->stream)
+                decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 1);
+            else
+                decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 0);
             to->place += count * sizeof(float);
             continue;
         }
@@ -333,7 +348,11 @@ static inline void decode_row(
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
         const size_t blocks = (count + BLOCK - 1) / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < blocks; i++) {
+        size_t i = 0;
+        for (; i + 16 <= blocks; i += 16)
+            sixteen_scales(
+                scales + (start / BLOCK + i) * 8 / 8, multiplier, scale + i);
+        for (; i < blocks; i++) {
             const uint32_t word = read_word(scales, start / BLOCK + i);
             scale[i] = scale_of_word(word, multiplier);
         }

@@ -279,7 +279,8 @@ static inline void decode_row(
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
         const size_t blocks = (count + BLOCK - 1) / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        for (size_t i = 0; i < blocks; i++) {
+        size_t i = 0;
+        for (; i < blocks; i++) {
             const uint32_t word = read_word(scales, start / BLOCK + i);
             scale[i] = scale_of_word(word, multiplier);
         }

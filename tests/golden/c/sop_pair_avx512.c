@@ -121,6 +121,33 @@ static inline void decode_to(
     }
 }
 
+/* The scales of 16 blocks, whose words begin on a byte, and the indices of their grids. */
+static inline void sixteen_scales(
+    const uint8_t *words, float multiplier, float *scale, uint8_t *select)
+{
+    static const uint8_t PLACES[64] = {
+        0, 1, 2, 2, 1, 2, 3, 3, 3, 4, 5, 5, 4, 5, 6, 6,
+        6, 7, 8, 8, 7, 8, 9, 9, 9, 10, 11, 11, 10, 11, 12, 12,
+        12, 13, 14, 14, 13, 14, 15, 15, 15, 16, 17, 17, 16, 17, 18, 18,
+        18, 19, 20, 20, 19, 20, 21, 21, 21, 22, 23, 23, 22, 23, 23, 23
+    };
+    const __m512i packed = _mm512_maskz_loadu_epi8(first_bytes(24), words);
+    const __m512i word = _mm512_srlv_epi32(
+        _mm512_permutexvar_epi8(_mm512_loadu_si512(PLACES), packed),
+        _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4));
+    const __m512i magnitude = _mm512_and_si512(
+        _mm512_srli_epi32(word, 1), _mm512_set1_epi32(0x3ff));
+    const __m512 size = _mm512_mul_ps(
+        _mm512_i32gather_ps(magnitude, SCALES, 4), _mm512_set1_ps(multiplier));
+    const __m512i sign = _mm512_and_si512(
+        _mm512_slli_epi32(word, 20), _mm512_set1_epi32(INT32_MIN));
+    _mm512_storeu_si512(scale, _mm512_xor_si512(_mm512_castps_si512(size), sign));
+    __m512i index = _mm512_setzero_si512();
+    index = _mm512_or_si512(_mm512_slli_epi32(index, 1), _mm512_and_si512(
+        _mm512_srli_epi32(word, 0), _mm512_set1_epi32(1)));
+    _mm_storeu_si128((__m128i *)(void *)select, _mm512_cvtepi32_epi8(index));
+}
+
 /* -- writing numbers ---------------------------------------------------------------------- */
 
 /* Past the caches: whole lines of 64 bytes, and what comes before and after them as usual. */
@@ -301,21 +328,13 @@ static inline void write_word(uint8_t *scales, size_t block, uint32_t word)
     p[1] = (uint8_t)(word >> (8 - shift));
 }
 
-/* Four words of 12 bits side by side in 6 bytes. */
-static inline void read_words(const uint8_t *scales, size_t first, size_t count, uint32_t *words)
+/* Four words of 12 bits that begin on a byte, 16 bits for each. */
+static inline uint64_t four_words(const uint8_t *p)
 {
-    size_t i = 0;
-    for (; first % 4 == 0 && i + 4 <= count; i += 4) {
-        const uint8_t *p = scales + (first + i) / 4 * 6;
-        uint32_t low;
-        memcpy(&low, p, sizeof low);
-        const uint64_t four = spread_words(
-            low | (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40);
-        for (int j = 0; j < 4; j++)
-            words[i + (size_t)j] = (uint32_t)(four >> 16 * j & 0xffff);
-    }
-    for (; i < count; i++)
-        words[i] = read_word(scales, first + i);
+    uint32_t low;
+    memcpy(&low, p, sizeof low);
+    return spread_words(
+        low | (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40);
 }
 
 static inline void write_words(const uint32_t *words, size_t first, size_t count, uint8_t *scales)
@@ -393,8 +412,11 @@ static inline void decode_codes(
     _Alignas(64) float values[PIECE + SPARE];
     for (size_t i = 0; i < n; i += PIECE) {
         const size_t count = n - i < PIECE ? n - i : PIECE;
-        if (to->stream && to->number == FMTC_FLOAT32 && count % 16 == 0 && (uintptr_t)to->place % 64 == 0) {
-            decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 1);
+        if (to->number == FMTC_FLOAT32 && count % 16 == 0 && (!to->stream || (uintptr_t)to->place % 64 == 0)) {
+            if (to->stream)
+                decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 1);
+            else
+                decode_to(codes + i, count, scale + i / BLOCK, select + i / BLOCK, (float *)(void *)to->place, 0);
             to->place += count * sizeof(float);
             continue;
         }
@@ -408,16 +430,26 @@ static inline void decode_row(
     size_t n, float multiplier, sink *to)
 {
     _Alignas(64) uint8_t unpacked[CHUNK + SPARE], selects[CHUNK / BLOCK + SPARE] = {0};
-    uint32_t words[CHUNK / BLOCK + SPARE];
     float scale[CHUNK / BLOCK + SPARE];
     (void)select;
     for (size_t start = 0; start < n; start += CHUNK) {
         const size_t count = n - start < CHUNK ? n - start : CHUNK;
         const size_t blocks = (count + BLOCK - 1) / BLOCK;
         unpack_codes(codes + start / 8 * CODE_BITS, count, unpacked);
-        read_words(scales, start / BLOCK, blocks, words);
-        for (size_t i = 0; i < blocks; i++) {
-            const uint32_t word = words[i];
+        size_t i = 0;
+        for (; i + 16 <= blocks; i += 16)
+            sixteen_scales(
+                scales + (start / BLOCK + i) * 12 / 8, multiplier, scale + i, selects + i);
+        for (; start / BLOCK % 4 == 0 && i + 4 <= blocks; i += 4) {
+            const uint64_t four = four_words(scales + (start / BLOCK + i) / 4 * 6);
+            for (size_t j = 0; j < 4; j++) {
+                const uint32_t word = (uint32_t)(four >> 16 * j) & 0xffff;
+                selects[i + j] = (uint8_t)(word & 1);
+                scale[i + j] = scale_of_word(word, multiplier);
+            }
+        }
+        for (; i < blocks; i++) {
+            const uint32_t word = read_word(scales, start / BLOCK + i);
             selects[i] = (uint8_t)(word & 1);
             scale[i] = scale_of_word(word, multiplier);
         }
