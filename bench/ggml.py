@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from fmtc.runtime.backend import BackendUnavailable
-from fmtc.runtime.compile_cache import cache_directory, find_compiler
+from fmtc.runtime.compile_cache import cache_directory, find_compiler, function_of
 from numpy.typing import NDArray
 
 from .machine import processor
@@ -165,10 +165,7 @@ _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 
 def _function(name: str) -> Callable[[int, int, int], None]:
     """A function of source, target and count."""
-    found: Callable[[int, int, int], None] = library()[name]
-    found.argtypes = [_POINTER, _POINTER, ctypes.c_int64]  # type: ignore[attr-defined]
-    found.restype = None  # type: ignore[attr-defined]
-    return found
+    return function_of(library(), name, [_POINTER, _POINTER, ctypes.c_int64])
 
 
 @cache

@@ -52,18 +52,18 @@ class Peer:
     #: Whether it uses more than one thread.
     threaded = False
 
-    def decode(self, work: Work) -> Iterator[Contender]:  # noqa: ARG002 - for a subclass
+    def decode(self, _work: Work, /) -> Iterator[Contender]:
         """Contenders that decode numbers stored like, or nearly like, those of the format."""
         return iter(())
 
-    def encode(self, work: Work) -> Iterator[Contender]:  # noqa: ARG002
+    def encode(self, _work: Work, /) -> Iterator[Contender]:
         """Contenders that encode to such a format."""
         return iter(())
 
-    def multiply(self, work: Work) -> Iterator[Contender]:  # noqa: ARG002
+    def multiply(self, _work: Work, /) -> Iterator[Contender]:
         """Contenders that multiply a matrix, in that format or not, with a vector."""
         return iter(())
 
-    def multiply_integers(self, work: Work) -> Iterator[Contender]:  # noqa: ARG002
+    def multiply_integers(self, _work: Work, /) -> Iterator[Contender]:
         """Contenders that round the vector to integers first."""
         return iter(())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
 from .backend import F32, U8
-from .compile_cache import load_library
+from .compile_cache import function_of, load_library
 from .cpu import fastest_target, target_of
 from .memory import aligned_empty
 from .native.blocks import NativeBlockWork
@@ -77,24 +76,24 @@ class CBackend:
         stream = [_POINTER, _SIZE]
         given = [_POINTER, _POINTER, _POINTER, _SIZE]
         out = [_POINTER, _SIZE, _INT]
-        self._encode_given = _function(
+        self._encode_given = function_of(
             library,
             f"{prefix}_encode_given",
             [_SIZE, _SIZE, _POINTER, _SIZE, *given, *stream],
             None,
         )
-        self._decode_given = _function(
+        self._decode_given = function_of(
             library, f"{prefix}_decode_given", [_SIZE, _SIZE, *stream, *given, *out], None
         )
         if not fmt.is_plain:
             return
-        self._encode = _function(
+        self._encode = function_of(
             library,
             f"{prefix}_encode",
             [_SIZE, _SIZE, _POINTER, _SIZE, _FLOAT, _POINTER, *stream * 3],
             _SIZE,
         )
-        self._decode = _function(
+        self._decode = function_of(
             library, f"{prefix}_decode", [_SIZE, _SIZE, *stream * 3, _FLOAT, *out], None
         )
 
@@ -368,15 +367,3 @@ def _stream_arguments(streams: dict[str, U8], top: int) -> list[int | None]:
 def _address(array: NDArray[Any], row: int) -> int:
     """The address of a row of a C-contiguous array."""
     return int(array.ctypes.data) + row * array.strides[0]
-
-
-def _function(
-    library: ctypes.CDLL,
-    name: str,
-    arguments: list[type],
-    result: type | None,
-) -> Callable[..., int]:
-    function: Callable[..., int] = library[name]
-    function.argtypes = arguments  # type: ignore[attr-defined]
-    function.restype = result  # type: ignore[attr-defined]
-    return function

@@ -10,9 +10,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .backend import BackendUnavailable
 
@@ -105,6 +106,16 @@ def load_library(
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise BackendUnavailable(f"the built library cannot be loaded: {error}") from error
+
+
+def function_of(
+    library: ctypes.CDLL, name: str, arguments: Sequence[type], result: type | None = None
+) -> Callable[..., Any]:
+    """A function of a loaded library by its C name, with its argument and result types."""
+    function = library[name]
+    function.argtypes = arguments
+    function.restype = result
+    return function
 
 
 def _build(

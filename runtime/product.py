@@ -33,7 +33,7 @@ from ..compiler.streams import RECORDS
 from .arrays import from_rows, to_rows
 from .backend import F32, U8
 from .c_backend import CBackend
-from .compile_cache import load_library
+from .compile_cache import function_of, load_library
 from .memory import aligned_empty
 from .threads import over_rows
 
@@ -218,10 +218,7 @@ class _Functions:
     def _function(
         self, name: str, arguments: list[Any], result: type | None = None
     ) -> Callable[..., Any]:
-        function = self._library[self._prefix + name]
-        function.argtypes = arguments
-        function.restype = result
-        return function
+        return function_of(self._library, self._prefix + name, arguments, result)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from importlib import resources
 from threading import Lock
 
 from ..backend import BackendUnavailable
-from ..compile_cache import load_library
+from ..compile_cache import function_of, load_library
 
 #: What decides whether and how the library is built.
 _SURROUNDINGS = ("CC", "PATH", "FMTC_CACHE", "XDG_CACHE_HOME", "HOME")
@@ -54,10 +54,7 @@ def function(name: str, arguments: Sequence[type], result: type | None) -> Calla
     Raises:
         BackendUnavailable: see ``library``.
     """
-    found: Callable[..., int] = library()[name]
-    found.argtypes = arguments  # type: ignore[attr-defined]
-    found.restype = result  # type: ignore[attr-defined]
-    return found
+    return function_of(library(), name, arguments, result)
 
 
 def sources() -> dict[str, str]:
