@@ -15,6 +15,7 @@ from ..compiler.kernel import kernel_format
 from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
+from .arguments import Blocks, address, given_arguments, stream_arguments
 from .backend import F32, U8
 from .compile_cache import function_of, load_library
 from .cpu import fastest_target, target_of
@@ -32,8 +33,6 @@ _NUMBERS: dict[str, tuple[int, type[np.generic]]] = {
 #: Rows of decoded numbers.
 Decoded = NDArray[Any]
 
-#: Scales, selects and zeros, one entry for each block.
-_Given = tuple[F32, U8 | None, F32 | None]
 _Array = TypeVar("_Array", F32, U8)
 
 _SIZE, _FLOAT, _POINTER = ctypes.c_size_t, ctypes.c_float, ctypes.c_void_p
@@ -125,11 +124,11 @@ class CBackend:
             found = self._encode(
                 bottom - top,
                 length,
-                _address(source, top),
+                address(source, top),
                 length,
                 level.multiplier,
-                _address(thresholds, 0),
-                *_stream_arguments(streams, top),
+                address(thresholds, 0),
+                *stream_arguments(streams, top),
             )
             broken.append(found)
 
@@ -160,9 +159,9 @@ class CBackend:
             self._decode(
                 bottom - top,
                 length,
-                *_stream_arguments(checked, top),
+                *stream_arguments(checked, top),
                 level.multiplier,
-                _address(result, top),
+                address(result, top),
                 length,
                 number,
             )
@@ -197,10 +196,10 @@ class CBackend:
             self._encode_given(
                 bottom - top,
                 length,
-                _address(source, top),
+                address(source, top),
                 length,
-                *_given_arguments(given, top),
-                _address(codes, top),
+                *given_arguments(given, top),
+                address(codes, top),
                 width,
             )
 
@@ -241,10 +240,10 @@ class CBackend:
             self._decode_given(
                 bottom - top,
                 length,
-                _address(codes, top),
+                address(codes, top),
                 codes.shape[1],
-                *_given_arguments(given, top),
-                _address(result, top),
+                *given_arguments(given, top),
+                address(result, top),
                 length,
                 number,
             )
@@ -291,7 +290,7 @@ class CBackend:
 
     def _check_given(
         self, rows: int, length: int, given: tuple[F32, U8 | None, F32 | None], indices: int
-    ) -> _Given:
+    ) -> Blocks:
         """Scales, selects and zeros as contiguous arrays of one entry for each block."""
         scales, selects, zeros = given
         shape = (rows, -(-length // self._format.block))
@@ -347,23 +346,3 @@ def _of_blocks(name: str, array: _Array, dtype: type[np.generic], shape: tuple[i
             f"not {np.dtype(dtype)}{list(shape)}: one for each block"
         )
     return np.ascontiguousarray(array)
-
-
-def _given_arguments(given: _Given, top: int) -> list[int | None]:
-    """Pointers to a row of scales, selects and zeros, NULL where there are none; the stride."""
-    pointers = [None if array is None else _address(array, top) for array in given]
-    return [*pointers, given[0].shape[1]]
-
-
-def _stream_arguments(streams: dict[str, U8], top: int) -> list[int | None]:
-    """Pointer and row stride of codes, scales and select; NULL and 0 where there is none."""
-    arguments: list[int | None] = []
-    for name in ("codes", "scales", "select"):
-        octets = streams.get(name)
-        arguments += (None, 0) if octets is None else (_address(octets, top), octets.shape[1])
-    return arguments
-
-
-def _address(array: NDArray[Any], row: int) -> int:
-    """The address of a row of a C-contiguous array."""
-    return int(array.ctypes.data) + row * array.strides[0]

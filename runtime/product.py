@@ -9,7 +9,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..codegen.c import emit_target, symbol
 from ..codegen.c.products import emit_product_target
@@ -30,6 +29,7 @@ from ..compiler.product import (
 )
 from ..compiler.reference import TensorLevel
 from ..compiler.streams import RECORDS
+from .arguments import address, given_arguments, stream_arguments
 from .arrays import from_rows, to_rows
 from .backend import F32, U8
 from .c_backend import CBackend
@@ -91,13 +91,13 @@ class PackedRows:
         functions = _functions(kernel_format(self.format), self.engine.target)
         if activations == "float32":
             factor = np.ascontiguousarray(x)
-            return self._product(functions, "product", len(x), [_address(factor), self.length])
+            return self._product(functions, "product", len(x), [address(factor), self.length])
         integer_grids(self.format)
         made = quantize_activations(
             x, activations, self.engine.inner(activations_format(activations))
         )
         prepared = functions.prepare(made, self.length)
-        return self._product(functions, "integer_product", len(x), [_address(prepared)])
+        return self._product(functions, "integer_product", len(x), [address(prepared)])
 
     def _product(self, functions: _Functions, name: str, m: int, factor: list[int]) -> F32:
         kind, rows, arguments = self._rows()
@@ -111,7 +111,7 @@ class PackedRows:
                 *arguments(top),
                 m,
                 *factor,
-                _address(out) + 4 * top,
+                address(out) + 4 * top,
                 rows,
             )
 
@@ -122,7 +122,7 @@ class PackedRows:
         """Of what kind the rows are, how many, and their arguments."""
         if self.format.sides:
             values = decode(self.format, dict(self.streams), self.length, self.level, self.engine)
-            return "_decoded", len(values), lambda top: [_address(values, top), self.length]
+            return "_decoded", len(values), lambda top: [address(values, top), self.length]
         if not dense_format(self.format).is_plain:
             given = self._given
             return "_given", len(given.codes), lambda top: _given_arguments(given, top)
@@ -131,7 +131,7 @@ class PackedRows:
         return (
             "",
             len(streams["codes"]),
-            lambda top: [*_stream_arguments(streams, top), multiplier],
+            lambda top: [*stream_arguments(streams, top), multiplier],
         )
 
     @cached_property
@@ -207,11 +207,11 @@ class _Functions:
         self._function("activations", [_SIZE, _SIZE, *[_POINTER, _SIZE] * 2, _POINTER])(
             m,
             length,
-            _address(values),
+            address(values),
             values.shape[1],
-            _address(scales),
+            address(scales),
             scales.shape[1],
-            _address(prepared),
+            address(prepared),
         )
         return prepared
 
@@ -227,26 +227,5 @@ def _functions(fmt: Format, target: Target) -> _Functions:
 
 
 def _given_arguments(given: Given, top: int) -> list[Any]:
-    selects, zeros = given.selects, given.zeros
-    return [
-        _address(given.codes, top),
-        given.codes.shape[1],
-        _address(given.scales, top),
-        None if selects is None else _address(selects, top),
-        None if zeros is None else _address(zeros, top),
-        given.scales.shape[1],
-    ]
-
-
-def _stream_arguments(streams: Mapping[str, U8], top: int) -> list[Any]:
-    """Pointer and row stride of codes, scales and select; NULL and 0 where there is none."""
-    arguments: list[Any] = []
-    for name in ("codes", "scales", "select"):
-        octets = streams.get(name)
-        arguments += (None, 0) if octets is None else (_address(octets, top), octets.shape[1])
-    return arguments
-
-
-def _address(array: NDArray[Any], row: int = 0) -> int:
-    """The address of a row of a C-contiguous array."""
-    return int(array.ctypes.data) + row * array.strides[0]
+    blocks = given.scales, given.selects, given.zeros
+    return [address(given.codes, top), given.codes.shape[1], *given_arguments(blocks, top)]
