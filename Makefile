@@ -65,8 +65,13 @@ format: setup ## let ruff rewrite the sources, and fmtc the .fmt files
 bench-cpu: setup ## measure the CPU kernels beside memory and peers (ARGS="--all --write")
 	$(BIN)/python -m fmtc.bench.cpu $(ARGS)
 
-bench-gpu: setup ## measure the GPU kernels beside their peers (needs CUDA)
-	$(BIN)/python bench/gpu.py
+# torch in .venv may be a build without CUDA: then name a Python that has one, and fmtc's
+# dependencies, as in "make bench-gpu GPU_PYTHON=python3".
+GPU_PYTHON ?= $(BIN)/python
+
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),setup) ## check and measure the GPU kernels (ARGS="--write")
+	mkdir -p $(VENV)/pkg && ln -sfn ../.. $(VENV)/pkg/fmtc
+	PYTHONPATH=$(VENV)/pkg:$$PYTHONPATH $(GPU_PYTHON) -m fmtc.bench.gpu $(ARGS)
 
 clean: ## remove what was built, but not .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

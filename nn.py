@@ -14,10 +14,10 @@ from __future__ import annotations
 from .runtime.errors import missing
 
 try:
-    from .runtime.nn import Linear
+    from .runtime.nn import Linear, replace_linears
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise missing("torch", "torch") from error
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "replace_linears"]

@@ -7,8 +7,9 @@
 >>> torch.equal(y, fmtc.load("nvfp4").quantize(x).dequantize())
 True
 
-Importing this module registers ``torch.ops.fmtc.encode``, ``decode``, ``fake_quantize`` and
-``linear``; the functions of these names here are the same. docs/torch.md has more.
+Importing this module registers ``torch.ops.fmtc.encode``, ``decode``, ``fake_quantize``,
+``linear``, ``product`` and ``unpacked``; the functions of these names here are the same.
+docs/torch.md has more.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ try:
         encode,
         fake_quantize,
         from_quantized,
+        lay_out,
         linear,
         named,
+        product,
         stream_names,
         to_quantized,
+        unpacked,
     )
 except ModuleNotFoundError as error:
     if error.name != "torch":
@@ -41,9 +45,12 @@ __all__ = [
     "fake_quantize",
     "format_of",
     "from_quantized",
+    "lay_out",
     "linear",
     "named",
+    "product",
     "register",
     "stream_names",
     "to_quantized",
+    "unpacked",
 ]

@@ -12,11 +12,6 @@ from ..compiler.scales import is_fp32_word
 TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
 
 
-#: Targets that do elements under given scales: what the format has around them is arranged by
-#: ``compiler.pipeline``.
-KERNEL_TARGETS = ("c", "triton")
-
-
 class NotExpressible(ValueError):
     """A target cannot say this format; the message says why."""
 
@@ -33,7 +28,9 @@ def emit(fmt: Format, target: str) -> dict[str, str]:
     if target == "verilog":
         _check_hardware(fmt)
     module = import_module(f".{target}", __name__)
-    files: dict[str, str] = module.emit(kernel_format(fmt) if target in KERNEL_TARGETS else fmt)
+    # Of any format that is not plain C does the elements under given scales: what stands around
+    # them is arranged by ``compiler.pipeline``. Triton knows by itself what its kernels can do.
+    files: dict[str, str] = module.emit(kernel_format(fmt) if target == "c" else fmt)
     return files
 
 

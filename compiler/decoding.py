@@ -56,7 +56,8 @@ class Base:
 class HalfTable:
     """Every code's value as binary16: ``rows`` [grids][codes] of bits; NaN for no number.
 
-    ``exact`` says whether value = half * 2^power holds, or only to within 2^-11 relative.
+    ``exact`` says whether value = half * 2^power holds, or only to within 2^-11 of the value and
+    2^-22 of the largest.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -147,12 +148,12 @@ def half_table(grids: tuple[Values, ...]) -> HalfTable:
 def e4m3_table(grids: tuple[Values, ...]) -> ByteTable | None:
     """The values of all grids as E4M3 bytes of one power of two, if all are exact."""
     highest = top(grids)
-    for power in range(highest - 7, highest - 3):  # the largest E4M3 number is 448 = 1.75 * 2^8
-        unit = Fraction(2) ** (power - TABLE_TOP + 1)
+    for reach in (3, 9, 8):  # small numbers first; the largest E4M3 number is 448 = 1.75 * 2^8
+        unit = Fraction(2) ** (highest - reach)
         rows = [[_e4m3(value, unit) for value in values] for values in grids]
         if all(byte is not None for row in rows for byte in row):
             found = tuple(tuple(byte or 0 for byte in row) for row in rows)
-            return ByteTable(found, power - TABLE_TOP + 1)
+            return ByteTable(found, highest - reach)
     return None
 
 
@@ -189,7 +190,9 @@ def offset_integer(values: Values) -> OffsetInteger | None:
 
 def top(grids: tuple[Values, ...]) -> int:
     """The least t with every magnitude at most 2^t."""
-    largest = max((abs(v) for values in grids for v in values if v is not None), default=Fraction(0))
+    largest = max(
+        (abs(v) for values in grids for v in values if v is not None), default=Fraction(0)
+    )
     if largest == 0:
         return 0
     floor = floor_log2(largest)
@@ -229,7 +232,7 @@ def _fields(
 
 
 def _common_power(decoded: list[Fraction | None], values: Values) -> int | None:
-    """p with value = decoded * 2^p for every code; codes of no number are so in both."""
+    """P with value = decoded * 2^p for every code; codes of no number are so in both."""
     powers = set()
     for below, above in zip(decoded, values, strict=True):
         if not below or not above:

@@ -337,10 +337,18 @@ class Format:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether a kernel alone encodes it.
+        """Whether a kernel alone encodes it, by rule.
 
         Every block of a row has a scale word of its own, chosen by rule for each grid and target,
         and nothing stands beside or around the streams.
+        """
+        return self.is_blockwise and self.scale.search == 0 and not self.scale.both_signs
+
+    @cached_property
+    def is_blockwise(self) -> bool:
+        """Whether a kernel that searches encodes it alone.
+
+        It is plain, but that scales beside the rule's may be tried as well.
         """
         scale = self.scale
         direct = scale.word.number.magnitude_bits <= DIRECT_BITS or scale.word.container == 32
@@ -349,8 +357,7 @@ class Format:
             and scale.stored is None
             and scale.codes == "stored"
             and scale.tensor in ("none", "fp32")
-            and scale.search == 0
-            and not scale.both_signs
+            and not (scale.both_signs and self.select.place == "scale.sign")
         )
         return (
             plain_scale

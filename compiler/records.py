@@ -56,7 +56,7 @@ def to_records(fmt: Format, streams: Mapping[str, U8], rows: int, length: int) -
     }
     records = np.zeros((rows * count, size), np.uint8)
     for piece in _pieces(rows * count, size):
-        for name, moves in _layout(fmt).items():
+        for name, moves in record_moves(fmt).items():
             for move in moves:
                 _apply(move, parts[name][piece], records[piece])
     return records.reshape(rows, count * size)
@@ -79,7 +79,7 @@ def from_records(fmt: Format, records: U8, length: int) -> dict[str, U8]:
     widths = stream_widths(fmt)
     parts = {name: np.zeros((rows * count, width), np.uint8) for name, width in widths.items()}
     for piece in _pieces(rows * count, size):
-        for name, moves in _layout(fmt).items():
+        for name, moves in record_moves(fmt).items():
             for move in moves:
                 back = Move(
                     move.targets, move.sources, _shifted(move.mask, move.shift), -move.shift
@@ -142,7 +142,7 @@ def _apply(move: Move, source: U8, target: U8) -> None:
 
 
 @lru_cache(maxsize=64)
-def _layout(fmt: Format) -> dict[str, tuple[Move, ...]]:
+def record_moves(fmt: Format) -> dict[str, tuple[Move, ...]]:
     """The moves from each stream's bytes of one record to the record's."""
     moves: dict[str, tuple[Move, ...]] = {}
     for name, sources, targets in layout_bits(fmt):

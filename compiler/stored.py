@@ -39,7 +39,7 @@ def to_word(
     """
     if is_fp32_word(word):
         return np.ascontiguousarray(values, np.float32).view(np.uint32)
-    words = blocks.ranks(np.abs(values), _thresholds(word.number, unit))
+    words = blocks.ranks(np.abs(values), word_thresholds(word.number, unit))
     words <<= np.uint32(word.magnitude_lsb)
     if word.sign_bit is not None and not magnitude_only:
         words |= np.signbit(values).astype(np.uint32) << np.uint32(word.sign_bit)
@@ -50,11 +50,12 @@ def from_word(word: ScaleWord, words: U32, blocks: BlockWork = NUMPY) -> F32:
     """The binary32 values of words; metabits do not count."""
     if is_fp32_word(word):
         return np.ascontiguousarray(words, np.uint32).view(np.float32)
-    return blocks.word_values(words, _table(word), 1.0)
+    return blocks.word_values(words, word_table(word), 1.0)
 
 
 @lru_cache(maxsize=32)
-def _table(word: ScaleWord) -> WordTable:
+def word_table(word: ScaleWord) -> WordTable:
+    """The values of a word's magnitude codes, in ascending order, with the thresholds between."""
     number = word.number
     values = [np.nan if m is None else float(m) for m in number.magnitudes()]
     table = np.array(values, np.float32)
@@ -62,7 +63,7 @@ def _table(word: ScaleWord) -> WordTable:
 
 
 @lru_cache(maxsize=32)
-def _thresholds(number: SmallFloat, unit: float) -> F32:
+def word_thresholds(number: SmallFloat, unit: float) -> F32:
     """Between neighbours of the finite magnitudes, which begin at code 0; a tie goes to even."""
     finite = np.array([float(m) for m in number.magnitudes() if m is not None])
     midpoints = (finite[:-1] + finite[1:]) / 2 * unit  # exact: at most 17 bits times 24

@@ -24,9 +24,11 @@ def _numba(fmt: Format) -> EngineBackend:
 
 
 def _triton(fmt: Format) -> EngineBackend:
-    from .triton_backend import TritonBackend
+    from .triton_backend import BlockwiseBackend, TritonBackend
 
     try:
+        if fmt.is_blockwise and not fmt.is_plain:
+            return BlockwiseBackend(fmt)
         return EngineBackend(fmt, TritonBackend(kernel_format(fmt)), "triton")
     except ValueError as reason:  # a format that Triton cannot express
         raise BackendUnavailable(str(reason)) from reason

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +20,51 @@ from ..formats import compile_text
 from .errors import CorruptFile
 from .format import Format
 from .format_keys import format_of, register
+from .gpu.activations import NAMED, activations_key, format_for
+from .gpu.candidates import ARITHMETICS
+from .gpu.device import on_device
+from .gpu.ops import Laid, LaidTensors, arguments, lay_out, put_together
 from .quantized import QuantizedTensor
 from .torch_ops import LEVEL, from_quantized, named, stream_names, to_quantized
 
+#: The buffers of a group of ``LaidTensors``, and which of them hold floats.
+_Group = tuple[tuple[str, bool], ...]
+
 
 class Linear(torch.nn.Module):
-    """y = x @ W^T + b with W packed in a format: ``torch.ops.fmtc.linear`` as a layer.
+    """y = x @ W^T + b with W packed in a format.
 
-    The weight's streams are buffers of bytes, which ``half()`` and ``to(dtype)`` leave as they
-    are; only the bias is a parameter. ``state_dict`` holds the streams, the bias, and the text
-    and the hash of the format as bytes (so that safetensors takes it); ``load_state_dict``
-    refuses a state of another format.
+    The weight is buffers of integers, which ``half()`` and ``to(dtype)`` leave as they are; only
+    the bias is a parameter. On the CPU they are the weight's streams, multiplied by
+    ``torch.ops.fmtc.linear``. On a GPU they are what its kernels read, the only copy, multiplied
+    by ``torch.ops.fmtc.product``: the weight is laid out when the layer comes to the device, or
+    else when it is first used there.
+
+    ``state_dict`` holds the streams wherever the layer is, the bias, and the text and the hash
+    of the format as bytes (so that safetensors takes it); ``load_state_dict`` refuses a state of
+    another format.
 
     Args:
         in_features: elements of an input row.
         out_features: elements of an output row.
         fmt: what ``format_keys.register`` takes: a format, a name, a path or a .fmt text.
         bias: whether there is one.
-        activations: what inputs are rounded to before they are multiplied, one of
-            ``compiler.product.ACTIVATIONS``.
+        activations: what inputs are rounded to before they are multiplied: ``float32`` (they
+            are left), ``int8``, ``hif8``, ``fp8``, or what ``fmt`` may be.
+        arithmetic: of products on a GPU: ``half``, ``single``, or ``auto``, which is ``single``
+            for binary32 inputs and ``half`` else. The CPU's is always binary32.
         streams: the weight, as ``torch.ops.fmtc.encode`` packs it; None: packed zeros.
         device: of streams that are made, and of the bias.
         dtype: of the bias.
 
     Raises:
-        ValueError: the streams are not of such a weight, there are no such activations, or
-            (``NoIntegerProduct``) they cannot be multiplied by this format.
+        ValueError: the streams are not of such a weight, there is no such arithmetic, there are
+            no such activations, or (``NoIntegerProduct``) they cannot be multiplied as integers
+            by this format.
     """
 
     bias: torch.nn.Parameter | None
+    weight_level: torch.Tensor
 
     def __init__(
         self,
@@ -54,30 +73,35 @@ class Linear(torch.nn.Module):
         fmt: compiled.Format | str | Path,
         bias: bool = True,
         *,
-        activations: str = "float32",
+        activations: compiled.Format | str | Path = "float32",
+        arithmetic: str = "auto",
         streams: Sequence[torch.Tensor] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if activations not in ACTIVATIONS:
-            raise ValueError(f"no activations '{activations}'; there are {', '.join(ACTIVATIONS)}")
+        if arithmetic not in ARITHMETICS:
+            raise ValueError(f"no arithmetic '{arithmetic}'; there are {', '.join(ARITHMETICS)}")
         self.in_features = in_features
         self.out_features = out_features
-        self.activations = activations
+        self.activations = activations_key(activations)
+        self.activations_format = format_for(self.activations)
+        self.arithmetic = arithmetic
         self._key = register(fmt)
         self.format: Format = format_of(self._key)
-        if activations != "float32":
+        self._laid: Laid | None = None
+        self._laid_buffers: tuple[_Group, ...] = ()
+        if self.activations in ACTIVATIONS and self.activations != "float32":
             integer_grids(self.format)
         if streams is None:
             zeros = torch.zeros(out_features, in_features, device=device)
             streams = torch.ops.fmtc.encode(zeros, self._key)
         parts = named(streams, self._key, (out_features, in_features))
-        self._names = tuple(f"weight_{name.replace('.', '_')}" for name in parts)
-        for name, stream in zip(self._names, parts.values(), strict=True):
-            self.register_buffer(name, stream)
+        for name, stream in parts.items():
+            self.register_buffer(_buffer_name(name), stream)
         empty = torch.zeros(out_features, device=device, dtype=dtype) if bias else None
         self.register_parameter("bias", None if empty is None else torch.nn.Parameter(empty))
+        self._follow_device()
 
     @classmethod
     def from_linear(
@@ -85,11 +109,14 @@ class Linear(torch.nn.Module):
         linear: torch.nn.Linear,
         fmt: compiled.Format | str | Path,
         *,
-        activations: str = "float32",
+        activations: compiled.Format | str | Path = "float32",
+        arithmetic: str = "auto",
     ) -> Linear:
-        """The layer in a format: its weight packed, its bias shared."""
+        """The layer in a format: its weight packed where it is, its bias shared."""
         streams = torch.ops.fmtc.encode(linear.weight, register(fmt))
-        return cls._of(linear.weight.shape, fmt, streams, linear.bias, activations)
+        said = activations, arithmetic
+        layer = cls._of(linear.weight.shape, fmt, streams, linear.bias, *said)
+        return layer.train(linear.training)
 
     @classmethod
     def from_quantized(
@@ -97,11 +124,12 @@ class Linear(torch.nn.Module):
         weight: QuantizedTensor,
         bias: torch.nn.Parameter | None = None,
         *,
-        activations: str = "float32",
+        activations: compiled.Format | str | Path = "float32",
+        arithmetic: str = "auto",
     ) -> Linear:
         """A layer of a packed weight [out features, in features], such as a checkpoint's."""
         key, streams = from_quantized(weight)
-        return cls._of(weight.shape, key, streams, bias, activations)
+        return cls._of(weight.shape, key, streams, bias, activations, arithmetic)
 
     @classmethod
     def _of(
@@ -110,19 +138,35 @@ class Linear(torch.nn.Module):
         fmt: compiled.Format | str | Path,
         streams: Sequence[torch.Tensor],
         bias: torch.nn.Parameter | None,
-        activations: str,
+        activations: compiled.Format | str | Path,
+        arithmetic: str,
     ) -> Linear:
         rows, length = shape
-        layer = cls(length, rows, fmt, bias=False, activations=activations, streams=streams)
+        layer = cls(
+            length,
+            rows,
+            fmt,
+            bias=False,
+            activations=activations,
+            arithmetic=arithmetic,
+            streams=streams,
+        )
         layer.bias = bias
         return layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., out features] in the dtype of ``x``, floats [..., in features]."""
-        shape = [self.out_features, self.in_features]
-        y: torch.Tensor = torch.ops.fmtc.linear(
-            x, self._streams(), self._key, shape, self.activations
-        )
+        laid = self._laid
+        if (laid is not None) != on_device(self.weight_level.device):
+            self._follow_at_use()
+            laid = self._laid
+        y: torch.Tensor
+        if laid is None:
+            shape = [self.out_features, self.in_features]
+            y = torch.ops.fmtc.linear(x, self._streams(), self._key, shape, self.activations)
+        else:
+            weight = arguments(laid, self._laid_tensors())
+            y = torch.ops.fmtc.product(x, *weight, self.arithmetic, self.activations)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def quantized(self) -> QuantizedTensor:
@@ -132,10 +176,14 @@ class Linear(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print`` shows between the parentheses."""
+        rounded_to, shown = self.activations_format, self.activations
+        if rounded_to is not None and shown not in NAMED:
+            shown = rounded_to.name
+        arithmetic = "" if self.arithmetic == "auto" else f", arithmetic={self.arithmetic}"
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, format={self.format.name}, "
-            f"activations={self.activations}"
+            f"activations={shown}{arithmetic}"
         )
 
     def get_extra_state(self) -> torch.Tensor:
@@ -170,7 +218,101 @@ class Linear(torch.nn.Module):
             )
 
     def _streams(self) -> list[torch.Tensor]:
-        return [self.get_buffer(name) for name in self._names]
+        """The canonical streams in their order, and the level; made where they are laid out."""
+        canonical = self._canonical()
+        return [canonical[name] for name in stream_names(self._key)]
+
+    def _canonical(self) -> dict[str, torch.Tensor]:
+        """The canonical streams and the level, by their names."""
+        names, laid = stream_names(self._key), self._laid
+        if laid is None:
+            return {name: self.get_buffer(_buffer_name(name)) for name in names}
+        level = {LEVEL: self.weight_level}
+        tensors = self._laid_tensors()
+        if not self.weight_level.is_meta:
+            return put_together(laid, tensors).to_canonical() | level
+        shapes = stream_shapes(self.format, self.out_features, self.in_features)
+        kept = {name: tuple(t.shape) for name, t in zip(laid.kept, tensors.kept, strict=True)}
+        empty = {name: shapes.get(name, kept.get(name, ())) for name in names if name != LEVEL}
+        return {n: self.weight_level.new_empty(size) for n, size in empty.items()} | level
+
+    def _laid_tensors(self) -> LaidTensors:
+        """What kernels read, as it lies in the buffers."""
+        groups = []
+        for group in self._laid_buffers:
+            tensors = []
+            for name, is_float in group:
+                tensor = self.get_buffer(name)
+                tensors.append(tensor.view(torch.float32) if is_float else tensor)
+            groups.append(tuple(tensors))
+        return LaidTensors(*groups)
+
+    def _follow_device(self) -> None:
+        """Lay the weight out where kernels read it, and only there.
+
+        Raises:
+            ValueError: the streams are damaged.
+        """
+        device = self.weight_level.device
+        if device.type == "meta" or (self._laid is not None) == on_device(device):
+            return
+        canonical = self._canonical()
+        level = canonical.pop(LEVEL)
+        if self._laid is None:
+            multiplier = float(level.cpu().flatten().view(torch.float32))
+            shape = self.out_features, self.in_features
+            laid, tensors = lay_out(
+                canonical, self._key, shape, multiplier, device, self.activations
+            )
+            self._hold(_as_buffers(laid, tensors), laid)
+        else:
+            self._take_apart(canonical)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _follow_at_use(self) -> None:
+        self._follow_device()
+
+    def _follow_if_whole(self) -> None:
+        """As ``_follow_device``; what ``to_empty`` left waits for what is to be loaded."""
+        with suppress(ValueError):
+            self._follow_device()
+
+    def _take_apart(self, canonical: dict[str, torch.Tensor] | None = None) -> None:
+        """Hold the canonical streams, and no layout."""
+        if self._laid is None:
+            return
+        streams = self._canonical() if canonical is None else canonical
+        found = {_buffer_name(name): octets for name, octets in streams.items() if name != LEVEL}
+        self._hold([found], None)
+
+    def _hold(self, groups: Sequence[dict[str, torch.Tensor]], laid: Laid | None) -> None:
+        """Hold the weight in these buffers instead; a state has them where nothing is laid out.
+
+        ``half()`` would round floats, so those of a layout lie in buffers of integers.
+        """
+        for name in [name for name in self._buffers if name != _buffer_name(LEVEL)]:
+            delattr(self, name)
+        for name, tensor in (item for group in groups for item in group.items()):
+            held = tensor.view(torch.int32) if tensor.is_floating_point() else tensor
+            self.register_buffer(name, held, persistent=laid is None)
+        self._laid = laid
+        self._laid_buffers = tuple(
+            tuple((name, tensor.is_floating_point()) for name, tensor in group.items())
+            for group in (groups if laid is not None else ())
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Linear:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._follow_if_whole()
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        if self._laid is not None:
+            for name, octets in self._canonical().items():
+                destination[prefix + _buffer_name(name)] = octets
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
         self,
@@ -182,7 +324,10 @@ class Linear(torch.nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Before anything is copied: check the format, and make room for sides of another size."""
+        """Before anything is copied: check the format, and make room for sides of another size.
+
+        A weight that is laid out is loaded as streams, and laid out again.
+        """
         state = state_dict.get(f"{prefix}_extra_state")
         try:
             if state is not None:
@@ -190,8 +335,10 @@ class Linear(torch.nn.Module):
         except CorruptFile as error:
             error_msgs.append(f"{prefix}_extra_state: {error}")
             return
+        self._take_apart()
         sized = stream_shapes(self.format, self.out_features, self.in_features)
-        for name, stream in zip(self._names, stream_names(self._key), strict=True):
+        for stream in stream_names(self._key):
+            name = _buffer_name(stream)
             saved = state_dict.get(prefix + name)
             if saved is not None and stream != LEVEL and stream not in sized:
                 room = torch.empty_like(saved, device=self.get_buffer(name).device)
@@ -205,7 +352,89 @@ class Linear(torch.nn.Module):
             unexpected_keys,
             error_msgs,
         )
+        self._follow_if_whole()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         register(self.format)  # the process may be another one
+        if self.activations_format is not None and self.activations not in NAMED:
+            register(self.activations_format)
+
+
+def replace_linears(
+    model: torch.nn.Module,
+    fmt: compiled.Format | str | Path,
+    *,
+    skip: Iterable[str] = (),
+    activations: compiled.Format | str | Path = "float32",
+    arithmetic: str = "auto",
+) -> torch.nn.Module:
+    """Put a packed layer in the place of every ``torch.nn.Linear`` of a model.
+
+    Weights are packed one by one, where they are. What is left as it is: subclasses of
+    ``torch.nn.Linear``, whose forward may be another; layers whose weight belongs to another
+    module too, such as an output layer that is tied to an embedding; and what is skipped.
+
+    Args:
+        model: it is changed.
+        fmt: what ``Linear`` takes, as the next two.
+        skip: names of layers, in full or without what is before their last dot, as
+            ``fnmatch`` patterns: ``lm_head``, ``layers.0.*``.
+        activations: what inputs are rounded to first.
+        arithmetic: of products on a GPU.
+
+    Returns:
+        The model; a new layer where it is a linear one itself.
+
+    Raises:
+        RefusedInput, ValueError: a weight does not fit the format; a note names the layer.
+    """
+    patterns, owners = tuple(skip), _owners(model)
+    made: dict[torch.nn.Module, Linear] = {}
+    places = list(model.named_modules(remove_duplicate=False))
+    for name, module in places:
+        parts = name, name.rpartition(".")[2]
+        skipped = any(fnmatchcase(part, pattern) for part in parts for pattern in patterns)
+        if type(module) is not torch.nn.Linear or skipped or owners[id(module.weight)] > 1:
+            continue
+        if module not in made:
+            try:
+                made[module] = Linear.from_linear(
+                    module, fmt, activations=activations, arithmetic=arithmetic
+                )
+            except ValueError as error:
+                error.add_note(f"in the layer '{name}'")
+                raise
+        if module is model:
+            return made[module]
+        model.set_submodule(name, made[module])
+    return model
+
+
+def _owners(model: torch.nn.Module) -> Counter[int]:
+    """How many modules each parameter belongs to, by its id."""
+    return Counter(
+        id(parameter)
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def _buffer_name(stream: str) -> str:
+    return f"weight_{stream.replace('.', '_')}"
+
+
+def _as_buffers(laid: Laid, tensors: LaidTensors) -> list[dict[str, torch.Tensor]]:
+    """The groups of ``LaidTensors``, each tensor under its buffer's name."""
+    sides = ("starts", "columns", "deltas")[: len(tensors.sides)]
+    names = range(len(tensors.planes)), laid.blocks, sides, laid.kept
+    groups = tensors.planes, tensors.blocks, tensors.sides, tensors.kept
+    return [
+        {
+            f"laid_{kind}_{str(name).replace('.', '_')}": tensor
+            for name, tensor in zip(its_names, group, strict=True)
+        }
+        for kind, its_names, group in zip(
+            ("plane", "block", "side", "kept"), names, groups, strict=True
+        )
+    ]

@@ -1,8 +1,9 @@
 """Operators for torch: encode, decode, fake_quantize and linear, as ``torch.ops.fmtc.*``.
 
 A format is a string, its key (``format_keys.register``). A packed tensor is a list of uint8
-tensors: its streams in the order of ``stream_names``, and last its second level. The work is
-done by the back end that ``quantize`` and ``dequantize`` use, so the bits are the same.
+tensors: its streams in the order of ``stream_names``, and last its second level. On the CPU the
+work is done by the back end that ``quantize`` and ``dequantize`` use. On a GPU kernels do it, to
+the same bytes, where the format is one of those that they do (``gpu.streams``).
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..compiler.product import ACTIVATIONS
 from ..compiler.reference import TensorLevel
 from ..compiler.streams import stream_shapes
 from .arrays import DTYPES
 from .backend import U8
 from .format import Format
 from .format_keys import format_of, register
+from .gpu import ops as _gpu_ops
+from .gpu.activations import rounded
+from .gpu.device import on_device, prepared, say_that_host_works
+from .gpu.streams import admit, decode_there, decodes_there, encode_there, encodes_there
 from .quantized import QuantizedTensor
+
+#: x @ W^T with a weight in the layout of a device, and such a weight decoded.
+product, unpacked = _gpu_ops.packed_product, _gpu_ops.unpacked
 
 #: The last tensor of a packed one: the second level's multiplier, little-endian binary32 [1, 4].
 LEVEL = "level"
@@ -98,6 +107,33 @@ def to_quantized(
     return QuantizedTensor(fmt, shape, name, "torch", level, MappingProxyType(arrays), device)
 
 
+def lay_out(
+    streams: Sequence[torch.Tensor],
+    key: str,
+    shape: Sequence[int],
+    *,
+    device: torch.device | str | None = None,
+    activations: str = "float32",
+) -> tuple[Any, ...]:
+    """A packed weight in the layout of a device: what ``product`` takes for it, after x.
+
+    Args:
+        streams: see ``named``.
+        key: see ``named``.
+        shape: of the weight: [out features, in features].
+        device: where it shall be; None: where the streams are.
+        activations: those that it will be multiplied by.
+
+    Raises: as ``named``.
+    """
+    rows, length = shape
+    parts = named(streams, key, shape)
+    multiplier = float(_multiplier(parts.pop(LEVEL)))
+    place = streams[0].device if device is None else torch.device(device)
+    laid = _gpu_ops.lay_out(parts, key, (rows, length), multiplier, place, activations)
+    return _gpu_ops.arguments(*laid)
+
+
 @torch.library.custom_op(
     "fmtc::encode", mutates_args=(), schema="(Tensor x, str format) -> Tensor[]"
 )
@@ -116,7 +152,14 @@ def encode(x: torch.Tensor, key: str) -> list[torch.Tensor]:
         TypeError: ``x`` does not hold floats.
         RefusedInput: ``x`` holds what the format's policies refuse.
     """
-    q = format_of(key).quantize(x)
+    fmt = format_of(key)
+    _check_float(x.dtype)
+    if on_device(x.device) and encodes_there(fmt):
+        rows = admit(fmt, x.detach().reshape(_rows_of(x.shape)))
+        if rows is not None:
+            return prepared(x.device, ("encode", key, x.dtype), lambda: _encoded(key, rows))
+    say_that_host_works(x.device)
+    q = fmt.quantize(x)  # which refuses what is to be refused
     return [_own(octets).to(x.device) for octets in _in_order(key, q)]
 
 
@@ -150,8 +193,19 @@ def decode(
         ValueError: the streams are not those of a tensor of this format and shape.
     """
     _check_float(dtype)
-    decoded: torch.Tensor = to_quantized(streams, key, shape, dtype).dequantize()
-    return decoded
+    fmt, device = format_of(key), streams[0].device
+    if on_device(device) and decodes_there(fmt):
+        parts = named(streams, key, shape)
+        length = _rows_of(shape)[1]
+        multiplier = _multiplier(parts.pop(LEVEL))
+
+        def decoded() -> torch.Tensor:
+            return decode_there(fmt, parts, length, multiplier, dtype)
+
+        return prepared(device, ("decode", key, dtype), decoded).reshape(shape)
+    say_that_host_works(device)
+    found: torch.Tensor = to_quantized(streams, key, shape, dtype).dequantize()
+    return found
 
 
 @decode.register_fake
@@ -172,7 +226,12 @@ def fake_quantize(x: torch.Tensor, key: str) -> torch.Tensor:
 
     Raises: as ``encode``.
     """
-    quantized: torch.Tensor = format_of(key).quantize(x).dequantize()
+    fmt = format_of(key)
+    if on_device(x.device):
+        streams = torch.ops.fmtc.encode(x, key)
+        there: torch.Tensor = torch.ops.fmtc.decode(streams, key, x.shape, x.dtype)
+        return there
+    quantized: torch.Tensor = fmt.quantize(x).dequantize()
     return quantized
 
 
@@ -208,16 +267,21 @@ def linear(
     The gradient of ``x`` is that of the output times W, decoded to its dtype; rounding of the
     input counts as straight-through. A packed weight has none.
 
+    On a GPU the weight is decoded to binary32 there, and torch multiplies: ``product``, with the
+    weight in the device's layout, is the fast way.
+
     Args:
         x: floats [..., in features]; taken as binary32.
         streams: what ``encode`` gave for the weight.
         key: of the weight's format.
         weight_shape: [out features, in features].
-        activations: one of ``compiler.product.ACTIVATIONS``: what ``x`` is rounded to first;
-            ``float32`` leaves it.
+        activations: what ``x`` is rounded to first (``gpu.activations.format_for``): ``float32``
+            leaves it, ``int8`` and ``hif8`` are multiplied as integers on the CPU, of any other
+            format the values that it decodes to are.
 
     Returns:
-        [..., out features], the bits of ``compiler.product``, rounded to the dtype of ``x``.
+        [..., out features], on the CPU the bits of ``compiler.product``, rounded to the dtype of
+        ``x``.
 
     Raises:
         UnknownFormat: the format is not known in this process.
@@ -231,11 +295,19 @@ def linear(
             f"a weight of {list(weight_shape)} is not [out features, in features] for an input "
             f"of {list(x.shape)}"
         )
-    weight = to_quantized(streams, key, weight_shape)
     rows = x.detach().reshape(_rows_of(x.shape))
-    factor = np.ascontiguousarray(rows.to("cpu", torch.float32).numpy(force=True))
-    product = weight.packed_rows().product(factor, activations)
-    return torch.from_numpy(product).to(x).reshape(*x.shape[:-1], weight_shape[0])
+    if on_device(x.device):
+        weight = torch.ops.fmtc.decode(streams, key, weight_shape, torch.float32)
+        product: torch.Tensor = rounded(rows, activations).float() @ weight.t()
+        return product.to(x.dtype).reshape(*x.shape[:-1], weight_shape[0])
+    say_that_host_works(x.device)
+    packed = to_quantized(streams, key, weight_shape).packed_rows()
+    rows = rows.to("cpu", torch.float32)
+    if activations not in ACTIVATIONS:
+        rows, activations = rounded(rows, activations), "float32"
+    factor = np.ascontiguousarray(rows.numpy(force=True))
+    y = torch.from_numpy(packed.product(factor, activations))
+    return y.to(x).reshape(*x.shape[:-1], weight_shape[0])
 
 
 @linear.register_fake
@@ -265,6 +337,20 @@ def _times_the_weight(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
 
 
 linear.register_autograd(_times_the_weight, setup_context=_keep_the_weight)
+
+
+def _encoded(key: str, x: torch.Tensor) -> list[torch.Tensor]:
+    """The packed tensor of rows on a device, encoded there."""
+    streams, multiplier = encode_there(format_of(key), x)
+    level = multiplier.view(torch.uint8).reshape(1, 4)
+    return [level if name == LEVEL else streams[name] for name in stream_names(key)]
+
+
+def _multiplier(level: torch.Tensor) -> torch.Tensor:
+    """float32 [1] of a level's bytes, on their device."""
+    octets = level.detach().contiguous().flatten()
+    aligned = octets.storage_offset() % 4 == 0
+    return (octets if aligned else octets.clone()).view(torch.float32)
 
 
 def _rows_of(shape: Sequence[int]) -> tuple[int, int]:

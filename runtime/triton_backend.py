@@ -1,6 +1,6 @@
 """Triton as a back end: on a CUDA device, or in Triton's interpreter where there is none.
 
-The generated module's text is compiled in this process, without a file and without an
+The generated modules' texts are compiled in this process, without a file and without an
 environment variable; one process may hold both a compiled and an interpreted copy.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -22,11 +22,12 @@ from ..codegen.triton import emit
 from ..compiler.engine import Engine, ReferenceEngine
 from ..compiler.format import Format
 from ..compiler.kernel import kernel_format
-from ..compiler.narrow import Decoded, narrow
+from ..compiler.narrow import NUMBERS, Decoded
 from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
-from .backend import BackendUnavailable
+from .backend import BackendUnavailable, EngineBackend
+from .interpreting import interpreting
 from .native.blocks import block_work
 from .threads import processors
 
@@ -51,18 +52,32 @@ def require() -> None:
             raise BackendUnavailable(f"{module} is not installed: pip install 'fmtc[{extra}]'")
 
 
-@lru_cache(maxsize=64)
-def load_module(fmt: Format, interpreted: bool) -> ModuleType:
-    """The generated module of a format, its kernels compiled or interpreted.
+@lru_cache(maxsize=16)
+def _texts(fmt: Format) -> dict[str, str]:
+    """The texts of all modules of a format: one is seldom asked for alone."""
+    return emit(fmt)
+
+
+@lru_cache(maxsize=256)
+def load_module(fmt: Format, operation: str, interpreted: bool) -> ModuleType:
+    """The generated module of a format and operation, its kernels compiled or interpreted.
+
+    Args:
+        fmt: the format.
+        operation: ``encode``, ``decode`` or a product, as the module's file is called.
+        interpreted: whether its kernels run in Triton's interpreter.
 
     Raises:
         BackendUnavailable: torch or triton is missing.
-        ValueError: Triton cannot express the format.
+        ValueError: Triton cannot express the format, or there is no such module.
     """
     require()
     import triton
 
-    ((filename, text),) = emit(fmt).items()
+    filename = f"{fmt.name}_{operation}.py"
+    text = _texts(fmt).get(filename)
+    if text is None:
+        raise ValueError(f"triton: '{fmt.name}' needs its scales given: no {operation}")
     mode = "interpreted" if interpreted else "compiled"
     stem = filename.removesuffix(".py")
     # Triton reads a kernel's source through linecache, and its globals through the module.
@@ -100,7 +115,7 @@ class TritonBackend:
         self.device = torch.device(fallback if device is None else device)
         self.interpreted = self.device.type == "cpu"
         self._format = fmt
-        self._module = load_module(fmt, self.interpreted)
+        _texts(fmt)  # a format that cannot be expressed is refused here
         self.blocks = block_work(processors())
 
     def inner(self, fmt: Format) -> Engine:
@@ -117,16 +132,7 @@ class TritonBackend:
     ) -> Decoded:
         """See ``Backend.decode``."""
         tensors = {name: self._tensor(stream) for name, stream in streams.items()}
-        return narrow(self.decode_tensor(tensors, length, level).cpu().numpy(), dtype)
-
-    def gemv(self, streams: dict[str, U8], x: F32, level: TensorLevel) -> F32:
-        """float32 [rows]: the encoded matrix [rows, n] times x, float32 [n].
-
-        The generated kernel states the order of the sum and its tolerance.
-        """
-        tensors = {name: self._tensor(stream) for name, stream in streams.items()}
-        product: F32 = self.gemv_tensor(tensors, self._tensor(x), level).cpu().numpy()
-        return product
+        return _array(self.decode_tensor(tensors, length, level, dtype))
 
     def encode_given(self, x: F32, scales: F32, selects: U8 | None, zeros: F32 | None) -> U8:
         """See ``Engine.encode_given``."""
@@ -150,25 +156,29 @@ class TritonBackend:
         out: Decoded | None = None,
     ) -> Decoded:
         """See ``Engine.decode_given``; writes to ``out`` where given."""
-        decoded: F32 = (
-            self.decode_given_tensor(
-                self._tensor(codes),
-                self._tensor(scales),
-                self._maybe(selects),
-                self._maybe(zeros),
-                length,
-            )
-            .cpu()
-            .numpy()
+        decoded = self.decode_given_tensor(
+            self._tensor(codes),
+            self._tensor(scales),
+            self._maybe(selects),
+            self._maybe(zeros),
+            length,
+            dtype,
         )
-        narrowed = narrow(decoded, dtype)
         if out is None:
-            return narrowed
-        out[...] = narrowed
+            return _array(decoded)
+        out[...] = _array(decoded)
         return out
 
     def encode_tensor(self, x: torch.Tensor, level: TensorLevel) -> dict[str, torch.Tensor]:
-        """Streams of a float32 tensor [rows, n] on the back end's device; no host copy."""
+        """Streams of a tensor [rows, n] on the back end's device; no host copy.
+
+        Args:
+            x: float32, float16 or bfloat16, read as they are and widened in the kernel.
+            level: the tensor's second level.
+
+        Returns:
+            Stream name -> uint8 [rows, bytes], on the same device.
+        """
         import torch
 
         table = scale_thresholds(view_of(self._format), level.multiplier)
@@ -179,32 +189,25 @@ class TritonBackend:
         return encoded
 
     def decode_tensor(
-        self, streams: dict[str, torch.Tensor], length: int, level: TensorLevel
+        self,
+        streams: dict[str, torch.Tensor],
+        length: int,
+        level: TensorLevel,
+        dtype: str = "float32",
     ) -> torch.Tensor:
-        """float32 [rows, length] from streams on the back end's device; no host copy."""
+        """[rows, length] from streams on the back end's device; no host copy.
+
+        Values are rounded once to binary32, and then to ``dtype`` (see ``narrow``).
+        """
         decoded: torch.Tensor = self._launch(
             "decode",
             streams,
             int(length),
             level.multiplier,
+            dtype=_torch_type(dtype),
             **self._tile(len(streams["codes"]), length),
         )
         return decoded
-
-    def gemv_tensor(
-        self, streams: dict[str, torch.Tensor], x: torch.Tensor, level: TensorLevel
-    ) -> torch.Tensor:
-        """float32 [rows] from streams and x [n], floats, on the back end's device."""
-        tile: dict[str, int] = {}
-        if self.interpreted:  # it widens bfloat16 wrongly, and wants few programs
-            x = x.float()
-            columns = _power_of_two(-(-x.shape[0] // self._format.block))
-            blocks = max(1, min(columns, INTERPRETED_TILE // _lanes(self._format)))
-            most = max(1, INTERPRETED_TILE // (blocks * _lanes(self._format)))
-            rows = min(most, _power_of_two(streams["codes"].shape[0]))
-            tile = {"rows": rows, "blocks": blocks}
-        product: torch.Tensor = self._launch("gemv", streams, x, level.multiplier, **tile)
-        return product
 
     def encode_given_tensor(
         self,
@@ -213,10 +216,11 @@ class TritonBackend:
         selects: torch.Tensor | None = None,
         zeros: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Codes of a float32 tensor [rows, n] under the effective scales of its blocks.
+        """Codes of a tensor [rows, n] under the effective scales of its blocks.
 
         Args:
-            x: float32 [rows, n], finite, on the back end's device, as all the others.
+            x: float32, float16 or bfloat16 [rows, n], finite, on the back end's device, as all
+                the others.
             scales: float32 [rows, blocks of a row]: a negative one mirrors the grid, and a zero
                 compares as one.
             selects: uint8 [rows, blocks of a row], every block's grid; None: all the first.
@@ -240,11 +244,13 @@ class TritonBackend:
         selects: torch.Tensor | None,
         zeros: torch.Tensor | None,
         length: int,
+        dtype: str = "float32",
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """float32 [rows, length] from the codes and what ``encode_given_tensor`` was given.
+        """[rows, length] from the codes and what ``encode_given_tensor`` was given.
 
-        ``out`` is a contiguous float32 [rows, length] to write to, allocated when None.
+        Values are rounded once to binary32, and then to ``dtype`` (see ``narrow``). ``out`` is a
+        contiguous [rows, length] of that type to write to, allocated when None.
         """
         given = self._given(scales, selects, zeros)
         decoded: torch.Tensor = self._launch(
@@ -252,6 +258,7 @@ class TritonBackend:
             codes,
             **given,
             length=int(length),
+            dtype=_torch_type(dtype),
             out=out,
             **self._tile(len(codes), length),
         )
@@ -287,11 +294,62 @@ class TritonBackend:
         return {"blocks": max(1, min(needed, INTERPRETED_TILE // _lanes(self._format)))}
 
     def _launch(self, function: str, *args: object, **kwargs: object) -> Any:
-        call: Callable[..., Any] | None = getattr(self._module, function, None)
+        module = load_module(self._format, function.removesuffix("_given"), self.interpreted)
+        call: Callable[..., Any] | None = getattr(module, function, None)
         if call is None:
             raise ValueError(f"triton: '{self._format.name}' needs its scales given: no {function}")
-        with _interpreting() if self.interpreted else contextlib.nullcontext():
+        with interpreting() if self.interpreted else contextlib.nullcontext():
             return call(*args, **kwargs)
+
+
+class BlockwiseBackend(EngineBackend):
+    """A format whose scales are searched for, done by kernels that search.
+
+    Args:
+        fmt: a format that is blockwise (``Format.is_blockwise``).
+
+    Raises: as ``TritonBackend``.
+    """
+
+    def __init__(self, fmt: Format) -> None:
+        super().__init__(fmt, TritonBackend(kernel_format(fmt)), TritonBackend.name)
+        self._alone = TritonBackend(fmt)
+
+    def encode(self, x: F32, level: TensorLevel, weights: F32 | None = None) -> dict[str, U8]:
+        """See ``Backend.encode``; there are no weights in the error of such a format."""
+        del weights
+        return self._alone.encode(x, level)
+
+    def decode(
+        self, streams: dict[str, U8], length: int, level: TensorLevel, dtype: str = "float32"
+    ) -> Decoded:
+        """See ``Backend.decode``."""
+        return self._alone.decode(streams, length, level, dtype)
+
+
+def _torch_type(dtype: str) -> torch.dtype:
+    """What torch calls a type to decode to.
+
+    Raises:
+        ValueError: it is none of ``compiler.narrow.NUMBERS``.
+    """
+    import torch
+
+    if dtype not in NUMBERS:
+        raise ValueError(f"no numbers '{dtype}' to decode to; there are {', '.join(NUMBERS)}")
+    named: torch.dtype = getattr(torch, dtype)
+    return named
+
+
+def _array(decoded: torch.Tensor) -> Decoded:
+    """Decoded values as ``narrow`` gives them: bfloat16 as its bits."""
+    import torch
+
+    if decoded.dtype == torch.bfloat16:
+        bits: Decoded = decoded.view(torch.int16).cpu().numpy().view(np.uint16)
+        return bits
+    values: Decoded = decoded.cpu().numpy()
+    return values
 
 
 def _lanes(fmt: Format) -> int:
@@ -301,32 +359,3 @@ def _lanes(fmt: Format) -> int:
 def _power_of_two(count: int) -> int:
     """The least power of two that is at least ``count``."""
     return 1 << (max(1, count) - 1).bit_length()
-
-
-@contextlib.contextmanager
-def _interpreting() -> Iterator[None]:
-    """Make ``tl.max``, ``tl.min`` and ``tl.sum`` callable from interpreted kernels.
-
-    Triton chooses once, at its import, whether its own library is compiled or interpreted.
-    Here both live in one process, so the three reductions are replaced for the launch.
-    """
-    from triton import language as tl
-    from triton.language import standard
-
-    def reduction(combine: object) -> Callable[..., Any]:
-        return lambda values, axis=None: tl.reduce(values, axis, combine)
-
-    replaced = {
-        "max": reduction(standard._elementwise_max),
-        "min": reduction(standard._elementwise_min),
-        "sum": reduction(standard._sum_combine),
-    }
-    kept = {name: getattr(tl, name) for name in replaced}
-    for name, function in replaced.items():
-        setattr(tl, name, function)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        for name, function in kept.items():
-            setattr(tl, name, function)

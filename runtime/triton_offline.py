@@ -12,11 +12,10 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
-from types import ModuleType
 
-from ..codegen.triton.plan import GEMV_ROWS, plan_of
+from ..codegen.triton import blockwise_format
+from ..codegen.triton.plan import plan_of
 from ..compiler.format import Format
 from ..compiler.view import view_of
 from .triton_backend import load_module
@@ -24,11 +23,9 @@ from .triton_backend import load_module
 #: CUDA architectures: A100, H100/H200, B100/B200.
 ARCHITECTURES = (80, 90, 100)
 
-#: Columns of the matrix that the GEMV is compiled for: its step count is a constant.
-GEMV_COLUMNS = 4096
-
 #: Types of the kernels' arguments; every other pointer holds bytes, every other value an i32.
 _POINTERS = {
+    "lasts_ptr": "*i32",
     "x_ptr": "*fp32",
     "y_ptr": "*fp32",
     "out_ptr": "*fp32",
@@ -43,6 +40,9 @@ _POINTERS = {
     "midpoints_ptr": "*fp64",
     "pairs_ptr": "*i64",
 }
+
+#: Pointers to what is encoded and decoded.
+_FLOATS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
@@ -65,6 +65,7 @@ class KernelReport:
         shared: bytes of a program's static shared memory.
         cubin: bytes of the machine code file.
         ptx: the assembly text that it was made from.
+        code: the machine code file, as ``sass.disassemble`` reads it.
     """
 
     kernel: str
@@ -76,6 +77,7 @@ class KernelReport:
     shared: int
     cubin: int
     ptx: str
+    code: bytes = field(repr=False)
 
     @property
     def spills(self) -> bool:
@@ -83,35 +85,43 @@ class KernelReport:
         return self.stack > 0 or self.local > 0
 
 
-def compile_offline(fmt: Format, arch: int) -> list[KernelReport]:
+def compile_offline(
+    fmt: Format, arch: int, dtype: str = "float32", *, whole: bool = True
+) -> list[KernelReport]:
     """Compile every kernel of a format for one architecture, with the launchers' constants.
 
     Args:
         fmt: the format.
         arch: 80, 90 or 100, as in sm_90.
+        dtype: what is encoded and decoded: ``float32``, ``float16`` or ``bfloat16``.
+        whole: whether rows are whole blocks.
 
     Returns:
-        One report a kernel, in the order of the module's text.
+        One report a kernel, in the order of the modules' texts.
 
     Raises:
         BackendUnavailable: torch or triton is missing.
         ValueError: Triton cannot express the format.
         OfflineCompileError: a kernel does not compile.
     """
-    module = load_module(fmt, interpreted=False)
+    fmt = blockwise_format(fmt)
     plan = plan_of(view_of(fmt))
-    words = "*i32" if plan.packs_words else "*u8"
-    coders = {"blocks": plan.encode_blocks}
+    read = {8: "*u8", 16: "*i16", 32: "*i32"}[plan.word_type]
+    words = "*i32" if plan.packs_words else read
+    coders: dict[str, object] = {"blocks": plan.encode_blocks, "whole": whole}
+    numbers = {"x_ptr": _FLOATS[dtype], "out_ptr": _FLOATS[dtype]}
     jobs = []
     if plan.fused:
-        steps = ceil(GEMV_COLUMNS / (fmt.block * plan.gemv_blocks))
-        gemv = {"rows": GEMV_ROWS, "blocks": plan.gemv_blocks, "steps": steps}
         jobs += [
-            _Job("encode", coders, {"scales_ptr": words}),
-            _Job("decode", coders),
-            _Job("gemv", gemv, fused=True),
+            _Job("encode", "encode", coders, {**numbers, "scales_ptr": words}),
+            _Job("decode", "decode", coders, {**numbers, "scales_ptr": read}),
         ]
-    jobs += [_Job(f"{way}_given", coders, {"scales_ptr": "*fp32"}) for way in ("encode", "decode")]
+    given = {**numbers, "scales_ptr": "*fp32"}
+    jobs += [_Job(f"{way}_given", way, coders, given) for way in ("encode", "decode")]
+    if plan.words:
+        in_words = {**numbers, "codes_ptr": "*i32", "scales_ptr": read}
+        jobs += [_Job("decode_words", "decode", coders, in_words)] if plan.fused else []
+        jobs.append(_Job("decode_given_words", "decode", coders, {**given, "codes_ptr": "*i32"}))
     for stream in plan.packed_streams:
         packing = {
             "bits": stream.bits,
@@ -119,26 +129,27 @@ def compile_offline(fmt: Format, arch: int) -> list[KernelReport]:
             "tile": plan.encode_blocks * plan.lanes,
         }
         fields = words if stream.name == "scales" else "*u8"
-        jobs.append(_Job("pack", packing, {"fields_ptr": fields}))
-    return [_compile(fmt.name, job, module, arch, plan.warps) for job in jobs]
+        jobs.append(_Job("pack", "encode", packing, {"fields_ptr": fields}))
+    return [_compile(fmt, job, arch, plan.warps) for job in jobs]
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One kernel to compile: its constants, and its pointers that differ from the usual."""
+    """One kernel to compile: its module, its constants, and pointers that differ from the usual."""
 
     kernel: str
+    operation: str
     constants: Mapping[str, object]
     pointers: dict[str, str] = field(default_factory=dict)
-    fused: bool = False
 
 
-def _compile(name: str, job: _Job, module: ModuleType, arch: int, warps: int) -> KernelReport:
+def _compile(fmt: Format, job: _Job, arch: int, warps: int) -> KernelReport:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(module, f"{name}_{job.kernel}_kernel")
+    module = load_module(fmt, job.operation, interpreted=False)
+    kernel = getattr(module, f"{fmt.name}_{job.kernel}_kernel")
     names = list(inspect.signature(kernel.fn).parameters)
     signature = {argument: _type_of(argument, job) for argument in names}
     # What the launcher sees on real matrices: aligned pointers, rows of a multiple of 16.
@@ -147,8 +158,9 @@ def _compile(name: str, job: _Job, module: ModuleType, arch: int, warps: int) ->
         for i, argument in enumerate(names)
         if argument.endswith("_ptr") or argument == "length"
     }
-    source = ASTSource(kernel, signature=signature, constexprs=job.constants, attrs=aligned)
-    options = {"num_warps": warps, "enable_fp_fusion": job.fused}
+    constants = {name: value for name, value in job.constants.items() if name in names}
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": warps, "enable_fp_fusion": False}
     try:
         compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     except (triton.CompilationError, RuntimeError) as error:
@@ -166,6 +178,7 @@ def _compile(name: str, job: _Job, module: ModuleType, arch: int, warps: int) ->
         shared=max(shared, int(compiled.metadata.shared)),
         cubin=len(cubin),
         ptx=compiled.asm["ptx"],
+        code=cubin,
     )
 
 

@@ -329,6 +329,6 @@ def test_the_examples_of_the_page_run(
 def test_the_page_names_every_operator_with_its_schema() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert len(EXAMPLES) >= 4
-    for name in ("encode", "decode", "fake_quantize", "linear"):
+    for name in ("encode", "decode", "fake_quantize", "linear", "product", "unpacked"):
         schema = str(getattr(OPS, name).default._schema).removeprefix("fmtc::")
         assert f"`{schema}`" in text

@@ -17,6 +17,7 @@ from fmtc.compiler.resolve import compile_text
 from fmtc.compiler.view import view_of
 from fmtc.formats import load, names
 from fmtc.runtime import triton_backend
+from fmtc.runtime.interpreting import interpreting
 from fmtc.runtime.triton_backend import TritonBackend
 from given_oracle import code_of, ties_under_every_point, value_of
 from numpy.typing import NDArray
@@ -299,15 +300,18 @@ def test_a_program_of_any_size_gives_the_same_codes(name: str) -> None:
     rng = np.random.default_rng(8)
     given = draw_given(fmt, 2, 40, rng)
     x = draw_x(fmt, given, 2, 40, rng)
-    module = triton_backend.load_module(fmt, interpreted=True)
+    encoder, decoder = (
+        triton_backend.load_module(fmt, operation, interpreted=True)
+        for operation in ("encode", "decode")
+    )
     tensors = {"scales": torch.from_numpy(given.scales)}
     if given.selects is not None:
         tensors["selects"] = torch.from_numpy(given.selects)
     if given.zeros is not None:
         tensors["zeros"] = torch.from_numpy(given.zeros)
-    with triton_backend._interpreting():
-        small = module.encode_given(torch.from_numpy(x), **tensors, blocks=2)
-        decoded = module.decode_given(small, **tensors, length=40, blocks=2).numpy()
+    with interpreting():
+        small = encoder.encode_given(torch.from_numpy(x), **tensors, blocks=2)
+        decoded = decoder.decode_given(small, **tensors, length=40, blocks=2).numpy()
     of_blocks = given.scales, given.selects, given.zeros
     assert (small.numpy() == backend_of(name).encode_given(x, *of_blocks)).all()
     assert_same_bits(decoded, ReferenceEngine(fmt).decode_given(small.numpy(), *of_blocks, 40))
@@ -327,7 +331,7 @@ def test_tensors_need_no_numpy_and_need_not_be_contiguous() -> None:
     want = engine.encode_given(x, given.scales, None, given.zeros)
     assert (codes.numpy() == want).all()
     out = torch.full((6, 40), -1.0)
-    assert backend.decode_given_tensor(codes, scales, None, zeros, 40, out) is out
+    assert backend.decode_given_tensor(codes, scales, None, zeros, 40, out=out) is out
     assert_same_bits(out.numpy(), engine.decode_given(want, given.scales, None, given.zeros, 40))
 
 
@@ -348,8 +352,9 @@ def test_decoding_fills_the_array_that_it_is_given() -> None:
 @pytest.mark.parametrize("name", ["point", "minimum"])
 def test_a_format_with_a_zero_has_only_kernels_that_are_given_one(name: str) -> None:
     backend = backend_of(name)
-    module = triton_backend.load_module(format_of(name), interpreted=True)
-    assert module.__all__ == ["decode_given", "encode_given"]
+    for operation in ("encode", "decode"):
+        module = triton_backend.load_module(format_of(name), operation, interpreted=True)
+        assert module.__all__ == [f"{operation}_given"]
     x, scales = np.ones((1, 16), np.float32), np.ones((1, 1), np.float32)
     with pytest.raises(ValueError, match=f"'{name}' needs its scales given: no encode"):
         backend.encode(x, TensorLevel())
@@ -362,14 +367,14 @@ def test_what_is_given_must_fit_the_format_and_the_tensor() -> None:
     x, scales = np.ones((1, 16), np.float32), np.ones((1, 1), np.float32)
     with pytest.raises(ValueError, match="'exact' takes no zeros"):
         backend.encode_given(x, scales, None, scales)
-    with pytest.raises(ValueError, match=r"out is a contiguous float32 \[1, 16\]"):
+    with pytest.raises(ValueError, match=r"out is a contiguous torch.float32 \[1, 16\]"):
         backend.decode_given_tensor(
             torch.zeros((1, 8), dtype=torch.uint8),
             torch.ones((1, 1)),
             None,
             None,
             16,
-            torch.ones(1),
+            out=torch.ones(1),
         )
     with pytest.raises(ValueError, match=r"for every block is \(1, 1\), not \(1, 2\)"):
         backend.encode_given(x, np.ones((1, 2), np.float32), None, None)

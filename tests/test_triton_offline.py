@@ -8,11 +8,13 @@ import struct
 from functools import cache
 
 import pytest
+from fmtc.codegen.triton import blockwise_format
 from fmtc.codegen.triton.plan import plan_of
 from fmtc.compiler.format import Format
 from fmtc.compiler.resolve import compile_text
 from fmtc.compiler.view import view_of
 from fmtc.formats import load, names
+from fmtc.runtime.sass import disassemble
 from fmtc.runtime.triton_offline import ARCHITECTURES, KernelReport, compile_offline
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -42,6 +44,7 @@ ADHOC = {
         zero point { add after }  compare fp32_reciprocal""",
     "minimum": """block 32  grid u = int 4 { range unsigned }  scale fp32 { rule range }
         zero minimum  compare fp32_reciprocal  offset 0.5""",
+    "searched": "block 16  grid e2m1  scale s1e4m3 { search 2  signs both }",
     "three_fields": """block 8  grid a = int 4  grid b = e2m1  grid c = e1m2  grid d = e3m0
         grid e = int 4 { range full }  scale e5m2  nan propagate
         select 3 bits at field { 0: a, 1: b, 2: c, 3: d, 4: e }""",
@@ -54,27 +57,27 @@ def format_of(name: str) -> Format:
 
 
 @cache
-def reports(name: str, arch: int) -> dict[str, KernelReport]:
+def reports(name: str, arch: int, dtype: str = "float32") -> dict[str, KernelReport]:
     fmt = format_of(name)
-    found = compile_offline(fmt, arch)
+    found = compile_offline(fmt, arch, dtype)
     return {report.kernel.removeprefix(f"{fmt.name}_"): report for report in found}
 
 
 def assert_exact_arithmetic(report: KernelReport) -> None:
-    """No flushed subnormals, no approximate division, no fused multiply-add but in the GEMV."""
+    """No flushed subnormals, no approximate division, no fused multiply-add."""
     assert ".ftz" not in report.ptx
     assert set(re.findall(r"\bdiv\.[a-z.]*f(?:32|64)", report.ptx)) <= {"div.rn.f32"}
     assert not re.search(r"\b(?:rcp|sqrt|ex2|lg2)\.approx", report.ptx)
-    if not report.kernel.endswith("_gemv_kernel"):
-        assert not re.search(r"\bfma\.", report.ptx)
+    assert not re.search(r"\bfma\.", report.ptx)
 
 
 def assert_fits(name: str, arch: int, most_registers: int) -> None:
     """All kernels are there, stay in their registers, and compute exactly."""
     kernels = reports(name, arch)
     assert {"encode_given_kernel", "decode_given_kernel"} <= kernels.keys()
-    fused = {"encode_kernel", "decode_kernel", "gemv_kernel"}
-    assert fused & kernels.keys() == (fused if format_of(name).is_plain else set())
+    fused = {"encode_kernel", "decode_kernel"}
+    alone = blockwise_format(format_of(name)).is_blockwise
+    assert fused & kernels.keys() == (fused if alone else set())
     for report in kernels.values():
         assert report.arch == arch
         assert f".target sm_{arch}" in report.ptx
@@ -100,6 +103,14 @@ def test_no_kernel_of_any_other_shipped_format_spills(name: str) -> None:
 @pytest.mark.parametrize("name", ADHOC)
 def test_every_policy_compiles_with_exact_arithmetic(name: str) -> None:
     for report in reports(name, 90).values():
+        assert_exact_arithmetic(report)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "sop_pair", "e2m3_ue4m4", "point", "searched"])
+def test_rows_that_end_within_a_block_need_no_more_registers(name: str) -> None:
+    for report in compile_offline(format_of(name), 90, whole=False):
+        assert not report.spills, report.kernel
+        assert report.registers <= MOST_REGISTERS, report.kernel
         assert_exact_arithmetic(report)
 
 
@@ -132,3 +143,47 @@ def test_decoding_four_bits_takes_one_look_up_for_two_codes() -> None:
     ptx = reports("po2_nf4", 90)["decode_kernel"].ptx
     values = 1024 // 128  # of a thread
     assert len(re.findall(r"ld\.global\.b64", ptx)) <= values // 2
+
+
+@pytest.mark.parametrize("name", ["mxfp4", "nf4", "nvfp4", "po2_nf4", "sop_pair"])
+@pytest.mark.parametrize("kernel", ["decode_words_kernel", "decode_given_words_kernel"])
+def test_decoding_four_bits_to_bfloat16_takes_twelve_instructions_a_value(
+    name: str, kernel: str
+) -> None:
+    report = reports(name, 90, "bfloat16")[kernel]
+    values = 1024 // (32 * report.warps)  # of a thread
+    assert disassemble(report.code).count <= 12 * values
+    assert report.shared == 0  # eight values of a thread stand as they are stored
+    assert len(re.findall(r"ld\.global\.b64", report.ptx)) == values // 2
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_narrow_numbers_are_rounded_by_the_machine_to_nearest(arch: int) -> None:
+    for kernel in ("decode_kernel", "decode_words_kernel", "decode_given_words_kernel"):
+        ptx = reports("nvfp4", arch, "bfloat16")[kernel].ptx
+        assert set(re.findall(r"cvt\.\S*bf16\S*", ptx)) == {"cvt.rn.bf16x2.f32"}
+        ptx = reports("nvfp4", arch, "float16")[kernel].ptx
+        assert set(re.findall(r"cvt\.\S*f16\S*", ptx)) <= {"cvt.rn.f16x2.f32", "cvt.rn.f16.f32"}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_numbers_are_read_as_they_are(dtype: str) -> None:
+    for kernel in ("encode_kernel", "encode_given_kernel"):
+        report = reports("nvfp4", 90, dtype)[kernel]
+        assert_exact_arithmetic(report)
+        assert re.search(r"ld\.global\.v[24]\.b32", report.ptx)  # eight elements in 16 bytes
+
+
+@pytest.mark.parametrize(("name", "most"), [("nvfp4", 48), ("po2_nf4", 200)])
+def test_encoding_from_bfloat16_takes_so_many_instructions_a_value(name: str, most: int) -> None:
+    report = reports(name, 90, "bfloat16")["encode_kernel"]
+    values = 1024 // (32 * report.warps)
+    assert disassemble(report.code).count <= most * values
+
+
+def test_a_grid_that_mirrors_itself_is_searched_by_magnitude() -> None:
+    plans = {name: plan_of(view_of(load(name))) for name in ("mxfp4", "nf4", "po2_nf4")}
+    (grid,) = plans["mxfp4"].grids
+    assert grid.sign == 8
+    assert [t.midpoint for t in grid.thresholds] == [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
+    assert all(grid.sign == 0 for name in ("nf4", "po2_nf4") for grid in plans[name].grids)

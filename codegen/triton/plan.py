@@ -7,7 +7,8 @@ from math import gcd
 
 from ...compiler.exact import FP32_MAX, fp32_bits, fp32_from_bits
 from ...compiler.format import Stream
-from ...compiler.view import NAN_BITS, NEGATIVE_ZERO_BITS, GridView, View
+from ...compiler.view import NAN_BITS, View
+from .ladders import Threshold, ladder_of, sign_of
 
 #: Up to this many thresholds a kernel spells them out; above, it loops over a table.
 MAX_SPELT_OUT = 32
@@ -16,46 +17,19 @@ MAX_SPELT_OUT_IN_ALL = 64
 #: Elements that one program of the encoder and the decoder works on.
 TILE = 1024
 
-#: Elements of one step of a GEMV program, all rows together, and its rows.
-GEMV_TILE = 4096
-GEMV_ROWS = 4
-
-#: Tie modes of a threshold, the last column of ``Threshold``.
-TIE_DOWN, TIE_UP, TIE_UP_AT_ZERO = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """One step of a grid's ladder: above it an element takes ``code``.
-
-    ``kind`` is ``product`` (scale * midpoint), ``zero`` (the midpoint is zero), ``split``
-    (between -0 and +0) or ``quotient`` (a constant key). ``key`` is a constant key, or 0.
-    """
-
-    kind: str
-    midpoint: float
-    tie: int
-    key: int
-    code: int
-
-    @property
-    def text(self) -> str:
-        """The midpoint as a literal that reads back exactly."""
-        return repr(self.midpoint).replace("e+", "e")
-
-    @property
-    def label(self) -> str:
-        """The value that a quotient is compared with, for a comment."""
-        return f"{fp32_from_bits(_bits_of_key(self.key)):.9g}"
-
 
 @dataclass(frozen=True, slots=True)
 class GridPlan:
-    """One grid: its ladder, and where it starts."""
+    """One grid: its ladder, and where it starts.
+
+    ``sign`` is the bit of a code that mirrors its value, where the whole ladder mirrors itself:
+    then ``first_code`` and ``thresholds`` are those of magnitudes. It is 0 where it does not.
+    """
 
     index: int
     name: str
     first_code: int
+    sign: int
     thresholds: tuple[Threshold, ...]
     offset: int
     zero_code: int
@@ -68,10 +42,12 @@ class GridPlan:
 class TrialPlan:
     """One way to encode a block: a grid, and how its scale follows from the peaks.
 
-    ``target`` is what the largest element is scaled to, a literal, where there is a choice.
+    ``row`` is that of its scale thresholds. ``target`` is what the largest element is scaled to,
+    a literal, where there is a choice.
     """
 
     index: int
+    row: int
     grid: GridPlan
     positive_divisor: float
     negative_divisor: float
@@ -83,6 +59,12 @@ class TrialPlan:
         if self.positive_divisor == self.negative_divisor:
             return ("peak",)
         return ("positive",) if self.negative_divisor == 0 else ("positive", "negative")
+
+    @property
+    def mirrored_peaks(self) -> tuple[str, ...]:
+        """The peaks that count under a negative scale."""
+        swapped = {"positive": "negative", "negative": "positive"}
+        return tuple(swapped.get(peak, peak) for peak in self.peaks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +107,42 @@ class Plan:
         return self.view.format.code_bits == 4 and self.packs_in_kernel
 
     @property
+    def words(self) -> bool:
+        """Whether a block's codes fill 32-bit words of eight, which are decoded at once."""
+        return self.pairs and self.lanes == self.view.format.block and self.lanes >= 8
+
+    @property
+    def decodes_whole(self) -> bool:
+        """Whether rows of whole blocks decode as one row: all that a block has fills bytes."""
+        loose = self.fused and any(
+            stream.bits % 8 for stream in self.view.format.streams if stream.per == "block"
+        )
+        return self.packs_in_kernel and not self.words and not loose
+
+    @property
     def fused(self) -> bool:
         """Whether kernels choose and read the scale words, besides those that are given scales."""
-        return self.view.format.is_plain
+        return self.view.format.is_blockwise
+
+    @property
+    def search(self) -> int:
+        """How many stored scales above and below the rule's are tried as well."""
+        return self.view.format.scale.search
+
+    @property
+    def both_signs(self) -> bool:
+        """Whether every scale is tried with either sign."""
+        return self.view.format.scale.both_signs
+
+    @property
+    def searches(self) -> bool:
+        """Whether a grid and target are tried under several scales."""
+        return self.search > 0 or self.both_signs
+
+    @property
+    def turns(self) -> int:
+        """Scales that a grid and target are tried under."""
+        return (2 * self.search + 1) * (2 if self.both_signs else 1)
 
     @property
     def zero(self) -> str:
@@ -139,6 +154,11 @@ class Plan:
     def packs_words(self) -> bool:
         """Whether scale words begin within bytes and need the packing kernel."""
         return self.view.scale.container % 8 != 0
+
+    @property
+    def word_type(self) -> int:
+        """Bits of the integers that scale words are read and written as: of bytes if packed."""
+        return 8 if self.packs_words else self.view.scale.container
 
     @property
     def word_octets(self) -> int:
@@ -164,7 +184,15 @@ class Plan:
     @property
     def peaks(self) -> frozenset[str]:
         """The peaks that some trial asks for."""
-        return frozenset(peak for trial in self.trials for peak in trial.peaks)
+        return frozenset(peak for trial in self.trials for peak in self.peaks_of(trial))
+
+    def peaks_of(self, trial: TrialPlan) -> tuple[str, ...]:
+        """The peaks that a trial asks for: ``peak``, of any sign, before those of one."""
+        asked = {*trial.peaks, *(trial.mirrored_peaks if self.both_signs else ())}
+        scale = self.view.scale
+        if scale.signed_rule or (scale.is_fp32 and len(trial.peaks) == 2):
+            asked.add("peak")
+        return tuple(peak for peak in ("peak", "positive", "negative") if peak in asked)
 
     @property
     def exact(self) -> bool:
@@ -184,7 +212,7 @@ class Plan:
     @property
     def chooses(self) -> bool:
         """Whether a block is encoded in several ways, of which the one that errs least stays."""
-        return len(self.trials) > 1
+        return len(self.trials) > 1 or self.searches
 
     @property
     def reads_select(self) -> bool:
@@ -194,13 +222,7 @@ class Plan:
     @property
     def needs_peak(self) -> bool:
         """Whether the largest magnitude of a block is asked for."""
-        scale = self.view.scale
-        return "peak" in self.peaks or scale.is_fp32 or scale.signed_rule or self.propagates_nan
-
-    @property
-    def mirrors(self) -> bool:
-        """Whether some kernel flips numbers under a negative scale."""
-        return not self.exact or (self.fused and self.view.scale.sign_bit is not None)
+        return "peak" in self.peaks or self.propagates_nan
 
     @property
     def scale_tables(self) -> tuple[str, ...]:
@@ -213,6 +235,29 @@ class Plan:
         if self.spelt_out:
             return ()
         return ("midpoints", "ties", "codes_above") if self.exact else ("keys", "codes_above")
+
+    @property
+    def encode_tables(self) -> tuple[str, ...]:
+        """Names of the tables that the encoder reads."""
+        values = ("values",) if self.fused and self.chooses else ()
+        return (*values, *self.scale_tables, *self.ladder_tables)
+
+    @property
+    def decode_tables(self) -> tuple[str, ...]:
+        """Names of the tables that the decoder reads."""
+        return ("pairs" if self.pairs else "values", *self.scale_tables)
+
+    @property
+    def encode_mirrors(self) -> bool:
+        """Whether the encoder flips numbers, and not their keys, under a negative scale."""
+        return not self.exact or (
+            self.fused and self.chooses and (self.view.scale.signed_rule or self.both_signs)
+        )
+
+    @property
+    def decode_mirrors(self) -> bool:
+        """Whether a stored sign flips the scale."""
+        return self.fused and self.view.scale.sign_bit is not None
 
     @property
     def packed_streams(self) -> tuple[Stream, ...]:
@@ -230,16 +275,6 @@ class Plan:
         return max(1, TILE // self.lanes)
 
     @property
-    def gemv_blocks(self) -> int:
-        """Blocks of one step of one row of a GEMV program."""
-        return max(1, GEMV_TILE // (GEMV_ROWS * self.lanes))
-
-    @property
-    def gemv_depth(self) -> int:
-        """Roundings on the way of one product into a GEMV's sum, besides the ascending steps."""
-        return gemv_depth(self.lanes, self.gemv_blocks)
-
-    @property
     def warps(self) -> int:
         """Warps of a program."""
         return 8 if self.lanes > 2 * TILE else 4
@@ -255,14 +290,20 @@ def plan_of(view: View) -> Plan:
     fmt = view.format
     exact = fmt.policies.compare == "exact"
     moved = fmt.zero is not None and fmt.zero.kind == "point"
-    ladders = [_ladder(grid, exact, moved) for grid in view.grids]
+    ladders = [ladder_of(grid, exact, moved) for grid in view.grids]
+    signs = [sign_of(grid, ladder) for grid, ladder in zip(view.grids, ladders, strict=True)]
+    ladders = [
+        ladder[len(ladder) // 2 + 1 :] if sign else ladder
+        for sign, ladder in zip(signs, ladders, strict=True)
+    ]
     counts = [len(ladder) for ladder in ladders]
     offsets = [sum(counts[:i]) for i in range(len(counts))]
     plans = tuple(
         GridPlan(
             index=index,
             name=grid.name,
-            first_code=grid.order[0],
+            first_code=grid.order[len(grid.order) // 2 if sign else 0],
+            sign=sign,
             thresholds=ladder,
             offset=offset,
             zero_code=grid.zero_code,
@@ -270,77 +311,31 @@ def plan_of(view: View) -> Plan:
             largest_scale_bits=grid.largest_scale_bits,
             select_bits=_select_bits(view, index),
         )
-        for index, (grid, ladder, offset) in enumerate(
-            zip(view.grids, ladders, offsets, strict=True)
+        for index, (grid, sign, ladder, offset) in enumerate(
+            zip(view.grids, signs, ladders, offsets, strict=True)
         )
     )
-    if fmt.is_plain:
+    if fmt.is_blockwise:
         _check_scale(view)
+    by_rule = [(row, t) for row, t in enumerate(view.trials) if not t.flip and t.step == 0]
     return Plan(
         view=view,
         grids=plans,
         trials=tuple(
             TrialPlan(
                 index=index,
+                row=row,
                 grid=plans[trial.grid],
                 positive_divisor=float(trial.positive_divisor),
                 negative_divisor=float(trial.negative_divisor),
                 target=f"{float(trial.positive_divisor):g}" if len(fmt.scale.targets) > 1 else "",
             )
-            for index, trial in enumerate(view.trials)
+            for index, (row, trial) in enumerate(by_rule)
         ),
-        scale=_scale_plan(view) if fmt.is_plain else ScalePlan("word"),
+        scale=_scale_plan(view) if fmt.is_blockwise else ScalePlan("word"),
         lanes=1 << (fmt.block - 1).bit_length(),
         spelt_out=max(counts) <= MAX_SPELT_OUT and sum(counts) <= MAX_SPELT_OUT_IN_ALL,
     )
-
-
-def gemv_depth(lanes: int, blocks: int) -> int:
-    """Roundings on the way of one product into a sum over ``blocks`` blocks by trees.
-
-    One a level of either tree, and one each for value * x, the scale, its product with the
-    block's sum, the decoded weight that is compared with, and a pair's inner sum.
-    """
-    return lanes.bit_length() + blocks.bit_length() + 5
-
-
-def total_order_key(bits: int) -> int:
-    """The signed 32-bit key of binary32 bits: ascending like the numbers, -0 below +0."""
-    return bits if bits < NEGATIVE_ZERO_BITS else NEGATIVE_ZERO_BITS - 1 - bits
-
-
-def _bits_of_key(key: int) -> int:
-    return key if key >= 0 else NEGATIVE_ZERO_BITS - 1 - key
-
-
-def _ladder(grid: GridView, exact: bool, moved: bool) -> tuple[Threshold, ...]:
-    """The grid's thresholds in ascending order, each with the code above it.
-
-    The last threshold below x decides, which is the count of those below it as they ascend.
-    Two quotients may round to the same number and swap places: sorted, the count stays.
-    ``moved``: exact midpoints are taken less a zero point, so that no threshold is constant.
-    """
-    if not exact:
-        keys = sorted(total_order_key(bits) for bits in grid.quotient_bits)
-        return tuple(
-            Threshold("quotient", 0.0, TIE_DOWN, key, code)
-            for key, code in zip(keys, grid.order[1:], strict=True)
-        )
-    steps = []
-    for index, (middle, up) in enumerate(zip(grid.midpoints, grid.ties_up, strict=True)):
-        code = grid.order[index + 1]
-        if moved:
-            tie = TIE_UP if up or index == grid.zero_split else TIE_DOWN
-            steps.append(Threshold("product", float(middle), tie, 0, code))
-        elif index == grid.zero_split:
-            steps.append(Threshold("split", 0.0, TIE_UP, -1, code))
-        elif middle == 0:
-            tie = TIE_UP_AT_ZERO if up else TIE_DOWN
-            steps.append(Threshold("zero", 0.0, tie, -tie, code))
-        else:
-            tie = TIE_UP if up else TIE_DOWN
-            steps.append(Threshold("product", float(middle), tie, 0, code))
-    return tuple(steps)
 
 
 def _select_bits(view: View, index: int) -> int:

@@ -3,16 +3,15 @@
 # format hash: af40fa1dcec8e01fc083fdcc6d41ed8ff9327dcad563a4aa520b6ce4db066597
 # source: SOP, arXiv:2605.14929 (HIF7 hosts; S1E5M5 scale word; SH4 = sinh(1.50 t) - 0.02)
 # source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
-"""Triton kernels of one format: encode, decode, and fused dequantize-GEMV.
+"""Triton kernels that encode one format.
 
 Streams of a tensor [rows, length], each uint8 [rows, bytes], every row on a byte of its own:
 * codes: 4 bits per element, low_first.
 * scales: 12 bits per block of 16 elements, low_first.
 
-Encode and decode have the bits of the NumPy reference (a NaN equals a NaN). Launched with
-enable_fp_fusion=False, because a contracted multiply-add rounds once where the definition
-rounds twice. GEMV sums in binary32; see its kernel for the order and the tolerance.
-encode_given and decode_given do the elements alone, under scales that the caller gives.
+The bytes are those of the NumPy reference. Launched with enable_fp_fusion=False, because a
+contracted multiply-add rounds once where the definition rounds twice.
+encode_given does the elements alone, under scales that the caller gives.
 """
 
 import contextlib
@@ -22,10 +21,10 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["decode", "decode_given", "encode", "encode_given", "gemv"]
+__all__ = ["encode", "encode_given"]
 
-#: binary32 bits of every code's value, by select << 4 | code.
 # fmt: off
+#: binary32 bits of every code's value, by select << 4 | code.
 VALUE_BITS = (
     0xC2D00000, 0xC2A00000, 0xC2800000, 0xC2400000, 0xC2100000, 0xC1D00000, 0xC1700000, 0xC0C00000,
     0x40800000, 0x41500000, 0x41C00000, 0x42100000, 0x42400000, 0x42800000, 0x42A00000, 0x42C00000,
@@ -73,8 +72,8 @@ def _scale_value(magnitude):
 @triton.jit
 def _codes_0(key, step):
     """Codes of the grid 'sh4': the last threshold below x decides."""
-    wide = step.to(tl.float64)
     code = tl.full(key.shape, 0, tl.int32)
+    wide = step.to(tl.float64)
     code = tl.where(key > _at_most(wide * -92.0)[:, None], 1, code)
     code = tl.where(key > _below(wide * -72.0)[:, None], 2, code)
     code = tl.where(key > _at_most(wide * -56.0)[:, None], 3, code)
@@ -95,8 +94,8 @@ def _codes_0(key, step):
 @triton.jit
 def _codes_1(key, step):
     """Codes of the grid 'bof4s'."""
-    wide = step.to(tl.float64)
     code = tl.full(key.shape, 0, tl.int32)
+    wide = step.to(tl.float64)
     code = tl.where(key > _at_most(wide * -80.0)[:, None], 1, code)
     code = tl.where(key > _below(wide * -64.0)[:, None], 2, code)
     code = tl.where(key > _at_most(wide * -50.0)[:, None], 3, code)
@@ -126,20 +125,6 @@ def _store_codes(codes_ptr, code, live, line, place, here, length, blocks: tl.co
     octets = (length + 1) // 2
     kept = here[:, None] & (at < octets)
     tl.store(codes_ptr + line[:, None] * octets + at, packed.to(tl.uint8), mask=kept)
-
-
-@triton.jit
-def _values(codes_ptr, pairs_ptr, table, line, place, here, length, blocks: tl.constexpr):
-    """The grid values of the codes of blocks, before any scale."""
-    codes_row = codes_ptr + line[:, None] * ((length * 4 + 7) // 8)
-    # One load brings the values of both codes of a byte, the first in the low half.
-    octet = tl.arange(0, 8)
-    at = place[:, None] * 8 + octet[None, :]
-    octets = tl.load(codes_row + at, mask=here[:, None] & (at * 2 < length), other=0).to(tl.int32)
-    pair = tl.load(pairs_ptr + table[:, None] + octets)
-    first = pair.to(tl.int32).to(tl.float32, bitcast=True)
-    second = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    return tl.reshape(tl.join(first, second), [blocks, 16])
 
 
 @triton.jit
@@ -179,12 +164,12 @@ def _grid_0(
     step = tl.where(scale == 0, 1.0, scale)
     # The sign that maps the largest element to the grid's negative end.
     mirror = ((peak_negative == 0) & (peak > 0)).to(tl.int32)
-    x = _mirrored(x, mirror[:, None])
-    key = key ^ -mirror[:, None]  # ~key where mirrored
-    code = _codes_0(key, step)
+    seen = _mirrored(x, mirror[:, None])
+    ordered = key ^ -mirror[:, None]  # ~key where mirrored
+    code = _codes_0(ordered, step)
     word = (magnitude << 1) | (mirror << 11)
     value = tl.load(values_ptr + code)
-    error = _squared_error(x, value * scale[:, None], live, lane, length)
+    error = _squared_error(seen, value * scale[:, None], live, lane, length)
     return code, word, error
 
 
@@ -211,12 +196,12 @@ def _grid_1(
     step = tl.where(scale == 0, 1.0, scale)
     # The sign that maps the largest element to the grid's positive end.
     mirror = ((peak_negative == 1) & (peak > 0)).to(tl.int32)
-    x = _mirrored(x, mirror[:, None])
-    key = key ^ -mirror[:, None]  # ~key where mirrored
-    code = _codes_1(key, step)
+    seen = _mirrored(x, mirror[:, None])
+    ordered = key ^ -mirror[:, None]  # ~key where mirrored
+    code = _codes_1(ordered, step)
     word = (magnitude << 1) | 1 | (mirror << 11)
     value = tl.load(values_ptr + 16 + code)
-    error = _squared_error(x, value * scale[:, None], live, lane, length)
+    error = _squared_error(seen, value * scale[:, None], live, lane, length)
     better = error < best_least
     code = tl.where(better[:, None], code, best_code)
     word = tl.where(better, word, best_word)
@@ -235,17 +220,32 @@ def sop_pair_encode_kernel(
     blocks_per_row,
     block_count,
     blocks: tl.constexpr,
+    whole: tl.constexpr,
 ):
-    """Encode ``blocks`` blocks of float32 [rows, length], each with its best grid."""
-    block = tl.program_id(0) * blocks + tl.arange(0, blocks)
-    here = block < block_count
-    row = block // blocks_per_row
-    place = block - row * blocks_per_row
+    """Encode ``blocks`` blocks of [rows, length], each with its best grid."""
+    begin = tl.program_id(0) * blocks
+    if whole:
+        # Rows of whole blocks, one right after the other, are as good as one row.
+        first = begin.to(tl.int64)
+        codes_ptr += first * 8
+        x_ptr += first * 16
+        scales_ptr += first
+        block = tl.arange(0, blocks)
+        here = block < block_count - begin
+        row = block * 0
+        place = block
+        reach = blocks * 16
+    else:
+        block = begin + tl.arange(0, blocks)
+        here = block < block_count
+        row = block // blocks_per_row
+        place = block - row * blocks_per_row
+        reach = length
     lane = tl.arange(0, 16)
     element = place[:, None] * 16 + lane[None, :]
-    live = here[:, None] & (element < length)
+    live = here[:, None] & (element < reach)
     line = row.to(tl.int64)
-    x = tl.load(x_ptr + line[:, None] * length + element, mask=live, other=0.0)
+    x = tl.load(x_ptr + line[:, None] * reach + element, mask=live, other=0.0).to(tl.float32)
     multiplier = tl.load(multiplier_ptr)
     key = _total_order(x)
     size = tl.maximum(key, ~key)  # the bits of |x|
@@ -271,99 +271,8 @@ def sop_pair_encode_kernel(
         word,
         least,
     )
-    _store_codes(codes_ptr, code, live, line, place, here, length, blocks)
+    _store_codes(codes_ptr, code, live, line, place, here, reach, blocks)
     tl.store(scales_ptr + block, word, mask=here)
-
-
-@triton.jit
-def _block_scales_and_selects(scales_ptr, row, place, here, blocks_per_row, multiplier):
-    """The effective scale of each block, and where its grid begins in the table."""
-    bit = place * 12
-    at = scales_ptr + row.to(tl.int64) * ((blocks_per_row * 12 + 7) // 8) + (bit >> 3)
-    word = tl.load(at, mask=here, other=0).to(tl.int32)
-    word = word | (tl.load(at + 1, mask=here, other=0).to(tl.int32) << 8)
-    word = (word >> (bit & 7)) & 0xFFF
-    scale = _scale_value((word >> 1) & 0x3FF) * multiplier
-    scale = _mirrored(scale, (word >> 11) & 1)
-    select = word & 1
-    return scale, select * 256
-
-
-@triton.jit
-def sop_pair_decode_kernel(
-    codes_ptr,
-    scales_ptr,
-    pairs_ptr,
-    multiplier_ptr,
-    out_ptr,
-    length,
-    blocks_per_row,
-    block_count,
-    blocks: tl.constexpr,
-):
-    """Decode ``blocks`` blocks to float32 [rows, length]: value * scale, rounded once."""
-    block = tl.program_id(0) * blocks + tl.arange(0, blocks)
-    here = block < block_count
-    row = block // blocks_per_row
-    place = block - row * blocks_per_row
-    lane = tl.arange(0, 16)
-    element = place[:, None] * 16 + lane[None, :]
-    live = here[:, None] & (element < length)
-    line = row.to(tl.int64)
-    multiplier = tl.load(multiplier_ptr)
-    scale, table = _block_scales_and_selects(
-        scales_ptr, row, place, here, blocks_per_row, multiplier
-    )
-    value = _values(codes_ptr, pairs_ptr, table, line, place, here, length, blocks)
-    tl.store(out_ptr + line[:, None] * length + element, value * scale[:, None], mask=live)
-
-
-@triton.jit
-def sop_pair_gemv_kernel(
-    codes_ptr,
-    scales_ptr,
-    pairs_ptr,
-    multiplier_ptr,
-    x_ptr,
-    y_ptr,
-    row_count,
-    length,
-    blocks_per_row,
-    rows: tl.constexpr,
-    blocks: tl.constexpr,
-    steps: tl.constexpr,
-):
-    """y[r] = sum of decode(W[r, k]) * x[k] over k, for ``rows`` rows, in binary32.
-
-    A block's values meet x first, and its scale multiplies their sum once. Elements of a
-    block, then blocks of a step, are added by trees; the ``steps`` steps in ascending order.
-    |y - exact| <= (steps + 17) * 2^-24 * sum of |decode(W[r, k]) * x[k]| while nothing
-    over- or underflows. Deterministic: no atomics.
-    """
-    row = tl.program_id(0) * rows + tl.arange(0, rows)
-    lane = tl.arange(0, 8)
-    codes_row = codes_ptr + row.to(tl.int64)[:, None, None] * ((length * 4 + 7) // 8)
-    multiplier = tl.load(multiplier_ptr)
-    total = tl.full([rows], 0.0, tl.float32)
-    for step in range(steps):
-        place = step * blocks + tl.arange(0, blocks)
-        there = (row < row_count)[:, None] & (place < blocks_per_row)[None, :]
-        scale, table = _block_scales_and_selects(
-            scales_ptr, row[:, None], place[None, :], there, blocks_per_row, multiplier
-        )
-        at = place[:, None] * 8 + lane[None, :]
-        first_live = at * 2 < length
-        second_live = at * 2 + 1 < length
-        x_first = tl.load(x_ptr + at * 2, mask=first_live, other=0.0).to(tl.float32)
-        x_second = tl.load(x_ptr + at * 2 + 1, mask=second_live, other=0.0).to(tl.float32)
-        live = there[:, :, None] & first_live[None, :, :]
-        octets = tl.load(codes_row + at[None, :, :], mask=live, other=0).to(tl.int32)
-        pair = tl.load(pairs_ptr + table[:, :, None] + octets)
-        first = pair.to(tl.int32).to(tl.float32, bitcast=True)
-        second = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-        products = first * x_first[None, :, :] + second * x_second[None, :, :]
-        total += tl.sum(tl.sum(products, axis=2) * scale, axis=1)
-    tl.store(y_ptr + row, total, mask=row < row_count)
 
 
 @triton.jit
@@ -384,17 +293,33 @@ def sop_pair_encode_given_kernel(
     blocks_per_row,
     block_count,
     blocks: tl.constexpr,
+    whole: tl.constexpr,
 ):
-    """Encode ``blocks`` blocks of float32 [rows, length] under the scales that are given."""
-    block = tl.program_id(0) * blocks + tl.arange(0, blocks)
-    here = block < block_count
-    row = block // blocks_per_row
-    place = block - row * blocks_per_row
+    """Encode ``blocks`` blocks of [rows, length] under the scales that are given."""
+    begin = tl.program_id(0) * blocks
+    if whole:
+        # Rows of whole blocks, one right after the other, are as good as one row.
+        first = begin.to(tl.int64)
+        codes_ptr += first * 8
+        x_ptr += first * 16
+        scales_ptr += first
+        selects_ptr += first
+        block = tl.arange(0, blocks)
+        here = block < block_count - begin
+        row = block * 0
+        place = block
+        reach = blocks * 16
+    else:
+        block = begin + tl.arange(0, blocks)
+        here = block < block_count
+        row = block // blocks_per_row
+        place = block - row * blocks_per_row
+        reach = length
     lane = tl.arange(0, 16)
     element = place[:, None] * 16 + lane[None, :]
-    live = here[:, None] & (element < length)
+    live = here[:, None] & (element < reach)
     line = row.to(tl.int64)
-    x = tl.load(x_ptr + line[:, None] * length + element, mask=live, other=0.0)
+    x = tl.load(x_ptr + line[:, None] * reach + element, mask=live, other=0.0).to(tl.float32)
     # A negative scale mirrors the grid, and a zero compares as one.
     scale = tl.load(scales_ptr + block, mask=here, other=1.0).to(tl.int32, bitcast=True)
     mirror = (scale >> 31) & 1
@@ -403,36 +328,7 @@ def sop_pair_encode_given_kernel(
     key = _total_order(x) ^ -mirror[:, None]  # ~key where mirrored
     select = tl.load(selects_ptr + block, mask=here, other=0)
     code = _given_codes(select, key, step)
-    _store_codes(codes_ptr, code, live, line, place, here, length, blocks)
-
-
-@triton.jit
-def sop_pair_decode_given_kernel(
-    codes_ptr,
-    scales_ptr,
-    selects_ptr,
-    pairs_ptr,
-    out_ptr,
-    length,
-    blocks_per_row,
-    block_count,
-    blocks: tl.constexpr,
-):
-    """Decode ``blocks`` blocks to float32 [rows, length] under the scales that are given."""
-    block = tl.program_id(0) * blocks + tl.arange(0, blocks)
-    here = block < block_count
-    row = block // blocks_per_row
-    place = block - row * blocks_per_row
-    lane = tl.arange(0, 16)
-    element = place[:, None] * 16 + lane[None, :]
-    live = here[:, None] & (element < length)
-    line = row.to(tl.int64)
-    scale = tl.load(scales_ptr + block, mask=here, other=1.0)
-    select = tl.load(selects_ptr + block, mask=here, other=0)
-    table = select.to(tl.int32) * 256
-    value = _values(codes_ptr, pairs_ptr, table, line, place, here, length, blocks)
-    value = value * scale[:, None]
-    tl.store(out_ptr + line[:, None] * length + element, value, mask=live)
+    _store_codes(codes_ptr, code, live, line, place, here, reach, blocks)
 
 
 @triton.jit
@@ -469,13 +365,8 @@ def sop_pair_pack_kernel(
 @functools.cache
 def _tables(device: str) -> dict[str, torch.Tensor]:
     """The constant tables, copied to a device once."""
-    values = torch.tensor(VALUE_BITS, dtype=torch.uint32).view(torch.float32)
-    tables = {"values": values}
-    octets = torch.arange(256)
-    by_grid = values.reshape(-1, 16)
-    low, high = by_grid[:, octets & 15], by_grid[:, octets >> 4]
-    pairs = torch.stack([low, high], dim=-1)
-    tables["pairs"] = pairs.view(torch.int64).flatten()
+    tables = {}
+    tables["values"] = torch.tensor(VALUE_BITS, dtype=torch.uint32).view(torch.float32)
     return {key: table.to(device) for key, table in tables.items()}
 
 
@@ -490,6 +381,30 @@ def _check_size(rows: int, length: int) -> None:
         raise ValueError(f"a tensor of {rows} rows of {length} elements is too large: split it")
 
 
+def _floats(x: torch.Tensor) -> torch.Tensor:
+    """Elements as kernels read them, which widen them to binary32."""
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(f"x holds float32, float16 or bfloat16, not {x.dtype}")
+    # Triton's interpreter widens bfloat16 wrongly.
+    compiled = isinstance(_store_codes, triton.JITFunction)
+    return (x if compiled or x.dtype != torch.bfloat16 else x.float()).contiguous()
+
+
+def _per_block(given: torch.Tensor, rows: int, length: int, dtype: torch.dtype) -> torch.Tensor:
+    """One number for every block, as a kernel reads it."""
+    wanted = (rows, -(-length // 16))
+    if given.shape != wanted:
+        raise ValueError(f"a number for every block is {wanted}, not {tuple(given.shape)}")
+    return given.to(dtype).contiguous()
+
+
+def _multiplier(multiplier: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor's second level as a binary32 tensor of one element."""
+    if isinstance(multiplier, torch.Tensor):
+        return multiplier.to(device=device, dtype=torch.float32).reshape(1)
+    return torch.full((1,), multiplier, dtype=torch.float32, device=device)
+
+
 def _pack(fields: torch.Tensor, bits: int, high_first: bool, tile: int) -> torch.Tensor:
     """uint8 [rows, ceil(n * bits / 8)] from fields [rows, n]."""
     rows, count = fields.shape
@@ -499,13 +414,6 @@ def _pack(fields: torch.Tensor, bits: int, high_first: bool, tile: int) -> torch
         fields, octets, count, octets_per_row, octets.numel(), bits, high_first, tile
     )
     return octets
-
-
-def _multiplier(multiplier: float | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor's second level as a binary32 tensor of one element."""
-    if isinstance(multiplier, torch.Tensor):
-        return multiplier.to(device=device, dtype=torch.float32).reshape(1)
-    return torch.full((1,), multiplier, dtype=torch.float32, device=device)
 
 
 def encode(
@@ -518,7 +426,7 @@ def encode(
     """Encode rows.
 
     Args:
-        x: float32 [rows, length], finite.
+        x: float32, float16 or bfloat16 [rows, length], finite.
         scale_thresholds: float32 [2, 2, 1023], ascending, for this multiplier:
             fmtc.compiler.thresholds.scale_thresholds makes them.
         multiplier: the tensor's second level, tensor_scale * 2^-shift.
@@ -537,8 +445,9 @@ def encode(
     if block_count:
         tables = _tables(str(x.device))
         with _on(x.device):
-            sop_pair_encode_kernel[(triton.cdiv(block_count, blocks),)](
-                x.contiguous(),
+            programs = (triton.cdiv(block_count, blocks),)
+            sop_pair_encode_kernel[programs](
+                _floats(x),
                 codes,
                 scales,
                 scale_thresholds.contiguous().view(torch.int32),
@@ -548,6 +457,7 @@ def encode(
                 blocks_per_row,
                 block_count,
                 blocks,
+                length % 16 == 0,
                 num_warps=4,
                 enable_fp_fusion=False,
             )
@@ -555,105 +465,6 @@ def encode(
     else:
         scales = octets((rows, -(-blocks_per_row * 12 // 8)))
     return {"codes": codes, "scales": scales}
-
-
-def decode(
-    streams: dict[str, torch.Tensor],
-    length: int,
-    multiplier: float | torch.Tensor = 1.0,
-    *,
-    blocks: int = 64,
-) -> torch.Tensor:
-    """Decode rows.
-
-    Args:
-        streams: as ``encode`` returns them.
-        length: elements per row.
-        multiplier: the tensor's second level.
-        blocks: blocks per program, a power of two.
-
-    Returns:
-        float32 [rows, length].
-    """
-    codes = streams["codes"].contiguous()
-    rows = codes.shape[0]
-    _check_size(rows, length)
-    blocks_per_row = -(-length // 16)
-    block_count = rows * blocks_per_row
-    out = torch.empty((rows, length), dtype=torch.float32, device=codes.device)
-    if block_count:
-        tables = _tables(str(codes.device))
-        with _on(codes.device):
-            sop_pair_decode_kernel[(triton.cdiv(block_count, blocks),)](
-                codes,
-                streams["scales"].contiguous(),
-                tables["pairs"],
-                _multiplier(multiplier, codes.device),
-                out,
-                length,
-                blocks_per_row,
-                block_count,
-                blocks,
-                num_warps=4,
-                enable_fp_fusion=False,
-            )
-    return out
-
-
-def gemv(
-    streams: dict[str, torch.Tensor],
-    x: torch.Tensor,
-    multiplier: float | torch.Tensor = 1.0,
-    *,
-    rows: int = 4,
-    blocks: int = 64,
-) -> torch.Tensor:
-    """Multiply the encoded matrix [n, length] by a vector without writing the matrix.
-
-    Args:
-        streams: as ``encode`` returns them.
-        x: floats [length], read as they are and widened to binary32.
-        multiplier: the tensor's second level.
-        rows: rows per program, a power of two.
-        blocks: blocks per step of a row, a power of two.
-
-    Returns:
-        float32 [n].
-    """
-    codes = streams["codes"].contiguous()
-    row_count = codes.shape[0]
-    length = x.shape[0]
-    _check_size(row_count, length)
-    blocks_per_row = -(-length // 16)
-    y = torch.zeros(row_count, dtype=torch.float32, device=codes.device)
-    if row_count and length:
-        tables = _tables(str(codes.device))
-        with _on(codes.device):
-            sop_pair_gemv_kernel[(triton.cdiv(row_count, rows),)](
-                codes,
-                streams["scales"].contiguous(),
-                tables["pairs"],
-                _multiplier(multiplier, codes.device),
-                x.contiguous(),
-                y,
-                row_count,
-                length,
-                blocks_per_row,
-                rows,
-                blocks,
-                triton.cdiv(blocks_per_row, blocks),
-                num_warps=4,
-                enable_fp_fusion=True,
-            )
-    return y
-
-
-def _per_block(given: torch.Tensor, rows: int, length: int, dtype: torch.dtype) -> torch.Tensor:
-    """One number for every block, as a kernel reads it."""
-    wanted = (rows, -(-length // 16))
-    if given.shape != wanted:
-        raise ValueError(f"a number for every block is {wanted}, not {tuple(given.shape)}")
-    return given.to(dtype).contiguous()
 
 
 def encode_given(
@@ -666,7 +477,7 @@ def encode_given(
     """Encode elements under scales that are given.
 
     Args:
-        x: float32 [rows, length], finite.
+        x: float32, float16 or bfloat16 [rows, length], finite.
         scales: float32 [rows, blocks of a row], effective: a negative one mirrors the grid, a
             zero compares as one.
         selects: uint8 [rows, blocks of a row], every block's grid; None: all the first.
@@ -684,8 +495,9 @@ def encode_given(
     block_count = rows * blocks_per_row
     if block_count:
         with _on(x.device):
-            sop_pair_encode_given_kernel[(triton.cdiv(block_count, blocks),)](
-                x.contiguous(),
+            programs = (triton.cdiv(block_count, blocks),)
+            sop_pair_encode_given_kernel[programs](
+                _floats(x),
                 codes,
                 _per_block(scales, rows, length, torch.float32),
                 _per_block(selects, rows, length, torch.uint8),
@@ -693,58 +505,8 @@ def encode_given(
                 blocks_per_row,
                 block_count,
                 blocks,
+                length % 16 == 0,
                 num_warps=4,
                 enable_fp_fusion=False,
             )
     return codes
-
-
-def decode_given(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    selects: torch.Tensor | None = None,
-    *,
-    length: int,
-    out: torch.Tensor | None = None,
-    blocks: int = 64,
-) -> torch.Tensor:
-    """Decode elements under scales that are given.
-
-    Args:
-        codes: as ``encode_given`` returns them.
-        scales: as ``encode_given`` takes them.
-        selects: as ``encode_given`` takes them.
-        length: elements per row.
-        out: float32 [rows, length], contiguous, to write to; allocated when None.
-        blocks: blocks per program, a power of two.
-
-    Returns:
-        float32 [rows, length].
-    """
-    selects = torch.zeros_like(scales) if selects is None else selects
-    codes = codes.contiguous()
-    rows = codes.shape[0]
-    _check_size(rows, length)
-    blocks_per_row = -(-length // 16)
-    block_count = rows * blocks_per_row
-    if out is None:
-        out = torch.empty((rows, length), dtype=torch.float32, device=codes.device)
-    elif out.shape != (rows, length) or out.dtype != torch.float32 or not out.is_contiguous():
-        raise ValueError(f"out is a contiguous float32 [{rows}, {length}]")
-    if block_count:
-        tables = _tables(str(codes.device))
-        with _on(codes.device):
-            sop_pair_decode_given_kernel[(triton.cdiv(block_count, blocks),)](
-                codes,
-                _per_block(scales, rows, length, torch.float32),
-                _per_block(selects, rows, length, torch.uint8),
-                tables["pairs"],
-                out,
-                length,
-                blocks_per_row,
-                block_count,
-                blocks,
-                num_warps=4,
-                enable_fp_fusion=False,
-            )
-    return out
