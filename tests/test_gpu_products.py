@@ -131,7 +131,9 @@ def multiplied(
 def exponent_of(weights: GpuWeights, method: Method, operation: str) -> int:
     if operation == "gemv":
         return 0
-    module = product_module(weights.kernel, "gemm", method.name, weights.layout.order, True)
+    module = product_module(
+        weights.kernel, "gemm", method.name, weights.layout.order, True, weights.given
+    )
     return products.half_exponent(weights, module.SCALE_SHIFT)
 
 
@@ -203,7 +205,9 @@ def test_every_weight_is_in_its_place(name: str) -> None:
     method = methods(name, "gemm")[0]
     weights = on_device(made, method)
     exponent = exponent_of(weights, method, "expand")
-    module = product_module(weights.kernel, "gemm", method.name, weights.layout.order, True)
+    module = product_module(
+        weights.kernel, "gemm", method.name, weights.layout.order, True, weights.given
+    )
     with products.interpreting():
         half = module.expand(list(weights.planes), weights.blocks, made.length, exponent)
     columns = weights.layout.columns(made.length)
@@ -363,7 +367,9 @@ def test_nothing_is_read_or_written_outside(name: str, operation: str) -> None:
         },
     )
     out, buffer = amid(torch.full((2, 1), torch.nan), torch.nan)
-    module = product_module(weights.kernel, operation, method.name, weights.layout.order, True)
+    module = product_module(
+        weights.kernel, operation, method.name, weights.layout.order, True, weights.given
+    )
     call = products._CALLS[operation]
     with products.interpreting():
         multiplier = 1.0 if weights.given else weights.level.multiplier

@@ -12,8 +12,8 @@ import pytest
 from fmtc.codegen.triton.products import default_method, default_order
 from fmtc.codegen.triton.products.blocks import Blocks
 from fmtc.codegen.triton.products.codes import Codes
-from fmtc.codegen.triton.products.functions import Function
 from fmtc.codegen.triton.products.decoded import Decoded
+from fmtc.codegen.triton.products.functions import Function
 from fmtc.codegen.triton.products.method import Method
 from fmtc.codegen.triton.products.methods import Integers, methods_of
 from fmtc.codegen.triton.snippets import Snippet
@@ -137,7 +137,9 @@ def test_all_codes_at_all_places_become_their_values(fmt: Format, strategy: Stra
 
 def parts(fmt: Format, method: Method) -> tuple[Blocks, Codes]:
     """What a module of a method reads its blocks and codes by."""
-    return Blocks(fmt, method.base, method.power), Codes(fmt, method.order or BYTES)
+    return Blocks(fmt, method.base, method.power, not fmt.is_plain), Codes(
+        fmt, method.order or BYTES
+    )
 
 
 def decoded(fmt: Format, strategy: Strategy) -> Decoded:

@@ -261,7 +261,7 @@ def is_laid_out(layer: fmtc.nn.Linear) -> bool:
 
 @pytest.mark.parametrize("name", [*FEW, "int4_asym_g128", "q4_k"])
 def test_a_layer_on_a_device_holds_what_kernels_read_and_nothing_else(name: str) -> None:
-    dense, x = dense_layer(out=8), inputs(9)
+    dense, x = dense_layer(out=4), inputs(2)
     on_host = fmtc.nn.Linear.from_linear(dense, name)
     y, state = on_host(x), on_host.state_dict()
     with cpu_counts_as_device():
@@ -280,13 +280,13 @@ def test_a_layer_on_a_device_holds_what_kernels_read_and_nothing_else(name: str)
 
 @pytest.mark.parametrize("name", FEW)
 def test_a_layer_is_laid_out_when_it_is_moved_or_used(name: str) -> None:
-    moved = fmtc.nn.Linear.from_linear(dense_layer(out=8), name)
-    used, y = copy.deepcopy(moved), moved(inputs(9))
+    moved = fmtc.nn.Linear.from_linear(dense_layer(out=4), name)
+    used, y = copy.deepcopy(moved), moved(inputs(2))
     with cpu_counts_as_device():
         model = torch.nn.Sequential(moved).to("cpu")
         assert is_laid_out(moved)
         assert not is_laid_out(used)
-        torch.testing.assert_close(used(inputs(9)), y)
+        torch.testing.assert_close(used(inputs(2)), y)
         assert is_laid_out(used)
     model.to("cpu")
     assert not is_laid_out(moved)
@@ -299,38 +299,39 @@ def test_a_state_goes_between_host_and_device(name: str, there: bool) -> None:
         return cpu_counts_as_device() if on else contextlib.nullcontext()
 
     with place(not there):
-        source = fmtc.nn.Linear.from_linear(dense_layer(1, out=8), name)
+        source = fmtc.nn.Linear.from_linear(dense_layer(1, out=4), name)
         state = source.state_dict()
     with place(there):
-        twin = fmtc.nn.Linear.from_linear(dense_layer(2, out=8), name)
-        twin(inputs(9))
+        twin = fmtc.nn.Linear.from_linear(dense_layer(2, out=4), name)
+        twin(inputs(2))
         assert str(twin.load_state_dict(state)) == "<All keys matched successfully>"
         assert is_laid_out(twin) == there
-        same = fmtc.nn.Linear.from_linear(dense_layer(1, out=8), name)
-        assert torch.equal(twin(inputs(9)), same(inputs(9)))
+        same = fmtc.nn.Linear.from_linear(dense_layer(1, out=4), name)
+        assert torch.equal(twin(inputs(2)), same(inputs(2)))
 
 
 def test_a_state_that_is_refused_leaves_a_laid_out_weight(device: None) -> None:
-    layer = fmtc.nn.Linear.from_linear(dense_layer(2, out=8), "nvfp4")
-    before = layer(inputs(9))
-    other = fmtc.nn.Linear.from_linear(dense_layer(1, out=8), "mxfp4").state_dict()
+    layer = fmtc.nn.Linear.from_linear(dense_layer(2, out=4), "nvfp4")
+    before = layer(inputs(2))
+    other = fmtc.nn.Linear.from_linear(dense_layer(1, out=4), "mxfp4").state_dict()
     with pytest.raises(RuntimeError, match="this layer is of 'nvfp4'"):
         layer.load_state_dict(other)
     wrong = fmtc.nn.Linear.from_linear(dense_layer(1, out=16), "nvfp4").state_dict()
     with pytest.raises(RuntimeError, match="size mismatch"):
         layer.load_state_dict(wrong)
     assert layer.bias is not None
-    assert torch.equal(layer(inputs(9)), before)
+    assert torch.equal(layer(inputs(2)), before)
 
 
 @pytest.mark.parametrize("name", [*FEW, "int4_asym_g128"])
 def test_a_laid_out_weight_is_copied_pickled_and_left_by_types(name: str, device: None) -> None:
-    layer = fmtc.nn.Linear.from_linear(dense_layer(out=8), name)
-    x = inputs(9)
+    layer = fmtc.nn.Linear.from_linear(dense_layer(out=4), name)
+    x = inputs(2)
     before = {key: octets.clone() for key, octets in layer.named_buffers()}
     for same in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert is_laid_out(same)
         assert torch.equal(same(x), layer(x))
+    x = inputs(9)  # by a GEMM, which the interpreter runs quickly
     narrow = copy.deepcopy(layer).half()
     assert all(torch.equal(octets, before[key]) for key, octets in narrow.named_buffers())
     y = narrow(x.half())
@@ -340,7 +341,7 @@ def test_a_laid_out_weight_is_copied_pickled_and_left_by_types(name: str, device
 
 @pytest.mark.parametrize("name", FEW)
 def test_a_layer_comes_from_meta_by_loading(name: str, device: None) -> None:
-    layer = fmtc.nn.Linear.from_linear(dense_layer(out=8), name)
+    layer = fmtc.nn.Linear.from_linear(dense_layer(out=4), name)
     state = layer.state_dict()
     for assign in (False, True):
         empty = copy.deepcopy(layer).to("meta")
@@ -350,7 +351,7 @@ def test_a_layer_comes_from_meta_by_loading(name: str, device: None) -> None:
         if not assign:
             empty.to_empty(device="cpu")
         empty.load_state_dict(state, assign=assign)
-        assert torch.equal(empty(inputs(9)), layer(inputs(9)))
+        assert torch.equal(empty(inputs(2)), layer(inputs(2)))
 
 
 def test_one_weight_serves_one_row_and_many(device: None) -> None:
@@ -368,8 +369,8 @@ def test_one_weight_serves_one_row_and_many(device: None) -> None:
 @pytest.mark.usefixtures("fresh", "device")
 def test_a_model_on_a_device_compiles_whole(name: str) -> None:
     torch.manual_seed(3)
-    model = torch.nn.Sequential(dense_layer(out=256), torch.nn.ReLU(), dense_layer(out=8))
-    fmtc.nn.replace_linears(model, name, activations="fp8")
+    model = torch.nn.Sequential(dense_layer(out=256), torch.nn.ReLU(), dense_layer(out=4))
+    fmtc.nn.replace_linears(model, name, activations="fp8", arithmetic="half")
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     for m in (9, 12):
         x = inputs(m).requires_grad_()
@@ -384,7 +385,7 @@ def test_a_model_on_a_device_compiles_whole(name: str) -> None:
 
 @pytest.mark.parametrize("activations", ["fp8", "mxfp4", MINE])
 def test_inputs_may_be_rounded_to_any_format(activations: str) -> None:
-    dense, x = dense_layer(out=8), inputs(9)
+    dense, x = dense_layer(out=4), inputs(2)
     exact = fmtc.nn.Linear.from_linear(dense, "nvfp4")
     layer = fmtc.nn.Linear.from_linear(dense, "nvfp4", activations=activations)
     rounded_to = layer.activations_format
@@ -400,7 +401,7 @@ def test_inputs_may_be_rounded_to_any_format(activations: str) -> None:
 
 def test_a_pickle_brings_the_format_of_its_activations(tmp_path: Path) -> None:
     only_here = MINE.replace("mine", "only_here").replace("block 16", "block 8")
-    layer = fmtc.nn.Linear.from_linear(dense_layer(out=8), "nvfp4", activations=only_here)
+    layer = fmtc.nn.Linear.from_linear(dense_layer(out=4), "nvfp4", activations=only_here)
     (tmp_path / "layer").write_bytes(pickle.dumps((layer, inputs(3), layer(inputs(3)))))
     code = (
         "import pickle, torch\n"

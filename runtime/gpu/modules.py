@@ -27,7 +27,12 @@ def method_named(kernel: Format, name: str) -> Method:
 
 @lru_cache(maxsize=256)
 def product_module(
-    kernel: Format, operation: str, name: str, order: tuple[int, ...], interpreted: bool
+    kernel: Format,
+    operation: str,
+    name: str,
+    order: tuple[int, ...],
+    interpreted: bool,
+    given: bool = False,
 ) -> ModuleType:
     """The module of one kernel format, operation and method.
 
@@ -37,9 +42,10 @@ def product_module(
     import triton
 
     method = method_named(kernel, name)
-    ((filename, text),) = emit_product(method, operation, order, interpreted).items()
+    ((filename, text),) = emit_product(method, operation, order, interpreted, given).items()
     stem, mode = filename.removesuffix(".py"), "interpreted" if interpreted else "compiled"
     marks = f"{kernel.content_hash[:16]} {''.join(map(str, order))} {mode}"
+    marks += " given" if given else ""
     # Triton reads a kernel's source through linecache, and its globals through the module.
     path = f"<fmtc {marks} {filename}>"
     linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)

@@ -189,12 +189,15 @@ def decode_cost(strategy: Strategy, arch: int = 90, loads: bool = False) -> Deco
         loads: whether tables are loaded into registers before, as in a GEMV with one table, or
             are constants among which select bits choose.
     """
-    counts = []
-    for decodes in (True, False):
-        few, many = (_probed(strategy, arch, n, decodes, loads) for n in (2, 4))
-        counts.append([b - a for a, b in zip(few, many, strict=True)])
+    decoding, copying = (_probe(strategy, decodes, loads) for decodes in (True, False))
+    few, many, fewer, more = (
+        _probed(text, strategy.words, arch, groups)
+        for text in (decoding, copying)
+        for groups in (2, 4)
+    )
     values = 2 * UNIT
-    return DecodeCost(*((d - c) / values for d, c in zip(*counts, strict=True)))
+    marginal = zip(few, many, fewer, more, strict=True)
+    return DecodeCost(*((b - a - (d - c)) / values for a, b, c, d in marginal))
 
 
 @dataclass(frozen=True)
@@ -398,7 +401,8 @@ import triton.language as tl
 
 
 @triton.jit
-def probe_kernel({pointers}, select_ptr, tables_ptr, out_ptr, stride, groups: tl.constexpr):
+def probe_kernel({pointers}, select_ptr, tables_ptr, out_ptr, groups: tl.constexpr):
+    stride: tl.constexpr = 1 << 12
     lane = tl.program_id(0) * 128 + tl.arange(0, 128)
 {tables}
     for u in tl.static_range(groups):
@@ -418,14 +422,16 @@ def probe_kernel({pointers}, select_ptr, tables_ptr, out_ptr, stride, groups: tl
 _WORDS = {"nibbles": torch.int32, "fields": torch.uint16, "bits": torch.uint8}
 
 
-@lru_cache(maxsize=256)
-def _probed(
-    strategy: Strategy, arch: int, groups: int, decodes: bool, loads: bool
-) -> tuple[int, int, int]:
-    """Instructions of a kernel that reads groups of four words and stores four pairs of each."""
+def _probe(strategy: Strategy, decodes: bool, loads: bool) -> str:
+    """A module whose kernel reads groups of four words and stores four pairs of each."""
     s, tables = _probe_snippet(strategy, loads)
     function, words = of_snippet("_pairs", "", s, twin=False), strategy.words
-    text = _PROBE.format(
+    if not decodes:
+        function, tables = of_snippet("_pairs", "", _nothing(), twin=False), 0
+    # Select bits come with the blocks: reading them is no part of decoding.
+    several = strategy.tables > 1
+    selects = ("select_low", "select_high") if several else (words[0], words[-1])
+    return _PROBE.format(
         head=function.head,
         call=_assembly(function),
         pointers=", ".join(f"{word}_ptr" for word in words),
@@ -436,15 +442,27 @@ def _probed(
         ),
         pairs=f"_pairs({', '.join(s.inputs)})"
         if decodes
-        else f"{words[0]}, select_low, {words[-1]}, select_high",
+        else ", ".join([words[0], selects[0], words[-1], selects[1]]),
     )
+
+
+@lru_cache(maxsize=256)
+def _probed(text: str, words: tuple[str, ...], arch: int, groups: int) -> tuple[int, int, int]:
+    """Instructions of a probe's kernel: all, the integer pipe's, those of slow pipes."""
     module = _loaded(text, "probe")
     types = [*(_WORDS.get(word, torch.int32) for word in words), *[torch.int32] * 3]
     tensors = [torch.empty(0, dtype=dtype, device="meta") for dtype in types]
-    launch = _Launch(module.probe_kernel, (*tensors, 1 << 12, groups), {"num_warps": 4})
+    launch = _Launch(module.probe_kernel, (*tensors, groups), {"num_warps": 4})
     listing = disassemble(_compiled(launch, arch).code)
     pipes = listing.by_pipe()
     return listing.count, pipes.get("int", 0), sum(pipes.get(pipe, 0) for pipe in _SLOW)
+
+
+def _nothing() -> Snippet:
+    """A program that no probe of a copy runs."""
+    s = Snippet()
+    s.give(s.do("xor", s.read("word"), 1))
+    return s
 
 
 def _probe_snippet(strategy: Strategy, loads: bool) -> tuple[Snippet, int]:

@@ -105,7 +105,7 @@ def integer_product(
     """
     interpreted = weights.device.type != "cuda"
     order = weights.layout.order
-    module = product_module(weights.kernel, "gemv", INTEGER, order, interpreted)
+    module = product_module(weights.kernel, "gemv", INTEGER, order, interpreted, weights.given)
     if not multiplies_integers(weights):
         raise ValueError(f"weights laid out in the order {order} do not multiply as integers")
     y = torch.empty((len(values), weights.rows), dtype=torch.float32, device=values.device)
@@ -151,6 +151,7 @@ def run(
         method,
         weights.layout.order,
         interpreted,
+        weights.given,
     )
     config = {k: v for k, v in candidate.config.items() if k not in ("operation", "method")}
     multiplier = 1.0 if weights.given else weights.level.multiplier

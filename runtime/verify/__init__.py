@@ -89,6 +89,8 @@ def _plan(fmt: Format, cases: int, quick: bool) -> Iterator[Check]:
     if not quick:
         yield "products, floats and integers", "c", lambda: _products(fmt)
         yield "RTL lints and simulates", "verilog", lambda: _rtl(fmt)
+        yield "inline assembly, every code x place", "triton", lambda: _snippets(fmt)
+        yield "products, interpreted", "triton", lambda: _gpu_products(fmt)
         yield "kernels compile without spills", "triton", lambda: _offline(fmt)
 
 
@@ -123,6 +125,24 @@ def _products(fmt: Format) -> int:
     from .products import products_agree
 
     return products_agree(fmt, backend_for(fmt, "c"))
+
+
+def _snippets(fmt: Format) -> int:
+    from ..triton_backend import require
+
+    require()
+    from .gpu import snippets_agree
+
+    return snippets_agree(fmt)
+
+
+def _gpu_products(fmt: Format) -> int:
+    from ..triton_backend import require
+
+    require()
+    from .gpu import products_agree
+
+    return products_agree(fmt)
 
 
 def _rtl(fmt: Format) -> int:

@@ -14,10 +14,8 @@ from ....compiler.exact import floor_log2
 from ....compiler.format import Format
 from ....compiler.kernel import kernel_format
 from ....compiler.physical import BYTES
-from ....compiler.view import view_of
 from ...render import render
 from ..parts import WIDTH, call_text, expressions, facts, head, lines, module_values, tables
-from ..plan import plan_of
 from .blocks import Blocks
 from .codes import Codes
 from .decoded import Decoded, Mixed
@@ -61,7 +59,11 @@ def default_order(fmt: Format, arch: int = 90) -> tuple[int, ...]:
 
 
 def emit_product(
-    method: Method, operation: str, order: tuple[int, ...] = BYTES, twin: bool = False
+    method: Method,
+    operation: str,
+    order: tuple[int, ...] = BYTES,
+    twin: bool = False,
+    given: bool = False,
 ) -> dict[str, str]:
     """``{"<name>_<operation>_<method>.py": text}``: one module.
 
@@ -70,6 +72,7 @@ def emit_product(
         operation: one of ``OPERATIONS``.
         order: of the nibbles of a word, where the method takes any.
         twin: write Triton statements where inline assembly would stand, for the interpreter.
+        given: take scales as binary32 numbers also where the format has words for them.
 
     Raises:
         ValueError: the format's blocks are no multiples of 16 columns, or the method cannot do
@@ -83,19 +86,17 @@ def emit_product(
         )
     if operation not in method.operations:
         raise ValueError(f"triton: there is no {operation} by '{method.name}'")
-    values = _values(method, operation, method.order or order, twin)
+    codes = Codes(fmt, method.order or order)
+    blocks = Blocks(fmt, method.base, method.power, given or not fmt.is_plain)
+    values = _values(method, Use(operation, blocks, codes, twin))
     name = f"{fmt.name}_{operation}_{method.name}"
     return {f"{name}.py": render("triton", f"product_{operation}.py.j2", **values)}
 
 
-def _values(
-    method: Method, operation: str, order: tuple[int, ...], twin: bool
-) -> dict[str, object]:
+def _values(method: Method, use: Use) -> dict[str, object]:
     """All that the templates read."""
-    fmt = method.fmt
-    plan = plan_of(view_of(fmt))
-    blocks, codes = Blocks(fmt, method.base, method.power), Codes(fmt, order)
-    use = Use(operation, blocks, codes, twin)
+    fmt, operation, blocks, codes = method.fmt, use.operation, use.blocks, use.codes
+    plan, twin = blocks.plan, use.twin
     found = method.tables if operation == "gemv" or not isinstance(method, Decoded) else {}
     pointers = [f"{name}_ptr" for name in found]
     integer, half = method.arithmetic == "integer", method.arithmetic == "half"
@@ -106,7 +107,7 @@ def _values(
         **facts(fmt, plan),
         **tables(plan),
         **module_values(operation, OPERATIONS[operation], [*blocks.tables, *found], mirrors),
-        **(expressions(plan) if plan.fused else {}),
+        **({} if blocks.given else expressions(plan)),
         **codes.values(operation == "gemm"),
         **blocks.values(),
         "method": method.name,

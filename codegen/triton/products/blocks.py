@@ -26,21 +26,18 @@ class Blocks:
         fmt: a kernel format.
         base: which grids have a table, and what becomes of the others.
         power: value = decoded * 2^power; offsets are in units of decoded values.
+        given: whether scales are given as binary32 numbers, not read from words.
     """
 
     fmt: Format
     base: Base
     power: int
+    given: bool
 
     @cached_property
     def plan(self) -> Plan:
         """The format as the templates of encoders and decoders see it."""
         return plan_of(view_of(self.fmt))
-
-    @property
-    def given(self) -> bool:
-        """Whether scales are given as binary32 numbers, not read from words."""
-        return not self.plan.fused
 
     @property
     def shared(self) -> bool:
@@ -169,7 +166,8 @@ class Blocks:
 
     def _shifts(self) -> list[tuple[int, str]]:
         unit = Fraction(2) ** -self.power
-        return [(i, repr(float(s * unit))) for i, s in enumerate(self.base.shifts) if s]
+        both = zip(self.base.shifts, self.base.factors, strict=True)
+        return [(i, repr(float(s / f * unit))) for i, (s, f) in enumerate(both) if s]
 
     def _renumbered(self) -> list[tuple[int, int]]:
         """Select indices whose table has another index; 0 is the first table."""
