@@ -346,12 +346,12 @@ def _block_maxima(fmt: Format, x: NDArray[np.floating], blocks: BlockWork) -> F3
 def _tensor_scale(view: View, absmax: float) -> float:
     if absmax == 0:
         return 1.0
-    wanted = round_fp32(Fraction(absmax) / _level_divisor(view.format))
+    wanted = round_fp32(Fraction(absmax) / level_divisor(view.format))
     return min(max(wanted, 2.0**-149), float(FP32_MAX))
 
 
 @lru_cache(maxsize=64)
-def _level_divisor(fmt: Format) -> Fraction:
+def level_divisor(fmt: Format) -> Fraction:
     """The largest magnitude of a tensor whose second level is 1."""
     view = view_of(fmt)
     end = min(d for g in view.grids for d in (g.positive_divisor, g.negative_divisor) if d > 0)

@@ -45,7 +45,7 @@ def scale_thresholds(view: View, multiplier: float) -> F32:
         float32 [trials, 2, ranks - 1], ascending. A side that does not count is all +inf, and
         so is the threshold of a scale that binary32 cannot hold once multiplied.
     """
-    every = _every_product(view.format)
+    every = every_product(view.format)
     if every is None:
         return np.stack(
             [
@@ -88,7 +88,7 @@ def _side_thresholds(
 
 
 @lru_cache(maxsize=256)
-def _every_product(fmt: Format) -> tuple[F64, NDArray[np.bool_], NDArray[np.bool_]] | None:
+def every_product(fmt: Format) -> tuple[F64, NDArray[np.bool_], NDArray[np.bool_]] | None:
     """``_products`` of all trials and sides at once: arrays [trials, 2, ranks - 1].
 
     The products, whether ties go up, and which sides do not count. None where binary64 does

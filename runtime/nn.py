@@ -23,9 +23,9 @@ from .format_keys import format_of, register
 from .gpu.activations import NAMED, activations_key, format_for
 from .gpu.candidates import ARITHMETICS
 from .gpu.device import on_device
-from .gpu.ops import Laid, LaidTensors, arguments, lay_out, put_together
+from .gpu.ops import Laid, LaidTensors, arguments, has_product, lay_out, put_together
 from .quantized import QuantizedTensor
-from .torch_ops import LEVEL, from_quantized, named, stream_names, to_quantized
+from .torch_ops import LEVEL, from_quantized, named, to_quantized
 
 #: The buffers of a group of ``LaidTensors``, and which of them hold floats.
 _Group = tuple[tuple[str, bool], ...]
@@ -38,7 +38,8 @@ class Linear(torch.nn.Module):
     the bias is a parameter. On the CPU they are the weight's streams, multiplied by
     ``torch.ops.fmtc.linear``. On a GPU they are what its kernels read, the only copy, multiplied
     by ``torch.ops.fmtc.product``: the weight is laid out when the layer comes to the device, or
-    else when it is first used there.
+    else when it is first used there. A format whose blocks no kernel multiplies by (not of a
+    multiple of 16 columns) stays in streams.
 
     ``state_dict`` holds the streams wherever the layer is, the bias, and the text and the hash
     of the format as bytes (so that safetensors takes it); ``load_state_dict`` refuses a state of
@@ -90,6 +91,7 @@ class Linear(torch.nn.Module):
         self._key = register(fmt)
         self.format: Format = format_of(self._key)
         self._laid: Laid | None = None
+        self._has_product = has_product(self._key)
         self._laid_buffers: tuple[_Group, ...] = ()
         if self.activations in ACTIVATIONS and self.activations != "float32":
             integer_grids(self.format)
@@ -97,6 +99,7 @@ class Linear(torch.nn.Module):
             zeros = torch.zeros(out_features, in_features, device=device)
             streams = torch.ops.fmtc.encode(zeros, self._key)
         parts = named(streams, self._key, (out_features, in_features))
+        self._stream_names = tuple(parts)
         for name, stream in parts.items():
             self.register_buffer(_buffer_name(name), stream)
         empty = torch.zeros(out_features, device=device, dtype=dtype) if bias else None
@@ -157,8 +160,9 @@ class Linear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., out features] in the dtype of ``x``, floats [..., in features]."""
         laid = self._laid
-        if (laid is not None) != on_device(self.weight_level.device):
-            self._follow_at_use()
+        if (laid is not None) != (self._has_product and on_device(self.weight_level.device)):
+            # It loads much, so not before.
+            torch.compiler.disable(self._follow_device)()  # type: ignore[no-untyped-call]
             laid = self._laid
         y: torch.Tensor
         if laid is None:
@@ -220,11 +224,11 @@ class Linear(torch.nn.Module):
     def _streams(self) -> list[torch.Tensor]:
         """The canonical streams in their order, and the level; made where they are laid out."""
         canonical = self._canonical()
-        return [canonical[name] for name in stream_names(self._key)]
+        return [canonical[name] for name in self._stream_names]
 
     def _canonical(self) -> dict[str, torch.Tensor]:
         """The canonical streams and the level, by their names."""
-        names, laid = stream_names(self._key), self._laid
+        names, laid = self._stream_names, self._laid
         if laid is None:
             return {name: self.get_buffer(_buffer_name(name)) for name in names}
         level = {LEVEL: self.weight_level}
@@ -254,7 +258,8 @@ class Linear(torch.nn.Module):
             ValueError: the streams are damaged.
         """
         device = self.weight_level.device
-        if device.type == "meta" or (self._laid is not None) == on_device(device):
+        wanted = self._has_product and on_device(device)
+        if device.type == "meta" or (self._laid is not None) == wanted:
             return
         canonical = self._canonical()
         level = canonical.pop(LEVEL)
@@ -267,10 +272,6 @@ class Linear(torch.nn.Module):
             self._hold(_as_buffers(laid, tensors), laid)
         else:
             self._take_apart(canonical)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _follow_at_use(self) -> None:
-        self._follow_device()
 
     def _follow_if_whole(self) -> None:
         """As ``_follow_device``; what ``to_empty`` left waits for what is to be loaded."""
@@ -337,7 +338,7 @@ class Linear(torch.nn.Module):
             return
         self._take_apart()
         sized = stream_shapes(self.format, self.out_features, self.in_features)
-        for stream in stream_names(self._key):
+        for stream in self._stream_names:
             name = _buffer_name(stream)
             saved = state_dict.get(prefix + name)
             if saved is not None and stream != LEVEL and stream not in sized:

@@ -64,12 +64,6 @@ def halves_of(pairs: Sequence[U32]) -> F16:
     return np.stack(pairs, axis=1).view(np.float16).reshape(len(pairs[0]), -1)
 
 
-def pair_of(halves: F16) -> U32:
-    """Two copies of a binary16 number in a register."""
-    bits = halves.view(np.uint16).astype(np.uint32)
-    return bits | bits << 16
-
-
 def values_of(grids: Sequence[Values], codes: NDArray[np.int64], selects: Any) -> F64:
     """Exact values in binary64; NaN for no number."""
     table = np.array([[np.nan if v is None else float(v) for v in row] for row in grids])

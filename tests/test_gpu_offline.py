@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
 from fmtc.codegen.triton.products import Method, methods_of  # noqa: E402
-from fmtc.codegen.triton.products.methods import Decoded  # noqa: E402
+from fmtc.codegen.triton.products.decoded import Decoded  # noqa: E402
 from fmtc.codegen.triton.strategies import Strategy, strategies_of  # noqa: E402
 from fmtc.runtime.gpu import candidates  # noqa: E402
 from fmtc.runtime.gpu.offline import ProductReport, compile_product, decode_cost  # noqa: E402
@@ -28,6 +28,10 @@ CUDA, AMD = (80, 90, 100, 120), "gfx942"
 
 #: One of each: a codebook chosen by select bits, fields, planes, zero points, minima, tables.
 REPRESENTATIVES = ("po2_nf4", "nvfp4", "lut3", "int4_asym_g128", "q4_k", "nf5")
+
+#: What the twin is compiled with.
+AMD_GEMV = {"rows": 1, "units": 64, "warps": 1}
+AMD_GEMM = {"block_m": 16, "block_n": 64, "block_k": 128, "warps": 4, "stages": 2}
 
 #: Tiles of few activations.
 SMALL = [tile for tile in candidates._TILES if tile[0] == 16]
@@ -142,7 +146,7 @@ def test_no_product_spills(name: str, arch: int) -> None:
 
 @pytest.mark.parametrize(("name", "operation"), [("nvfp4", "gemm"), ("int8_sym_row", "gemv")])
 def test_the_twin_compiles_for_amd(name: str, operation: str) -> None:
-    few = {"rows": 1, "units": 64, "warps": 1} if operation == "gemv" else tile(SMALL[0])
+    few = AMD_GEMV if operation == "gemv" else AMD_GEMM
     report = compiled(name, operation, AMD, 16 if operation == "gemm" else 1, **few)
     assert report.target == AMD
     assert not report.spills
@@ -153,9 +157,8 @@ def test_the_twin_compiles_for_amd(name: str, operation: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_every_twin_compiles_for_amd(name: str) -> None:
-    few = {"rows": 1, "units": 64, "warps": 1}
-    assert not compiled(name, "gemv", AMD, **few).spills
-    assert not compiled(name, "gemm", AMD, 16, **tile(SMALL[0])).spills
+    assert not compiled(name, "gemv", AMD, **AMD_GEMV).spills
+    assert not compiled(name, "gemm", AMD, 16, **AMD_GEMM).spills
     for operation in ("expand", "prepare_gemv", "prepare_gemm"):
         assert not compiled(name, operation, AMD).spills
 
@@ -176,7 +179,7 @@ def test_few_candidates_of_a_gemm_spill(name: str, arch: int) -> None:
     for shape in candidates._TILES:
         report = compiled(name, "gemm", arch, shape[0], **tile(shape))
         assert not report.spills or shape[0] * shape[1] >= 128 * 256, shape
-        assert packed_neighbours(report)
+        assert takes_one(report)
 
 
 @pytest.mark.slow
@@ -191,48 +194,21 @@ def test_every_shipped_format_compiles(name: str) -> None:
 
 # -- what runs of assembly are given ----------------------------------------------------
 
-_LAYOUT = re.compile(r"^(#\w+) = #ttg\.(\w+)<(.*)>$", re.MULTILINE)
 
+def takes_one(report: ProductReport) -> bool:
+    """Whether every run of assembly takes one element of each tensor.
 
-def first_columns(layout: str, body: str) -> list[int]:
-    """The columns that a thread's first four registers of a tile hold, less the first one's."""
-    if layout == "linear":
-        bases = re.search(r"register = \[\[(.*?)\]\]", body)
-        assert bases is not None
-        rows = [[int(i) for i in pair.split(",")] for pair in bases[1].split("], [")][:2]
-        assert all(row[0] == 0 for row in rows), "neighbours in a column"
-        (_, one), (_, two) = rows
-        return [0, one, two, one + two]
-    assert layout == "blocked", layout
-    sizes = re.search(r"sizePerThread = \[\d+, (\d+)\].*order = \[1, 0\]", body)
-    assert sizes is not None
-    assert int(sizes[1]) % 4 == 0
-    return [0, 1, 2, 3]
-
-
-def packed_neighbours(report: ProductReport) -> bool:
-    """Whether every run of assembly that takes four elements takes what it is written for.
-
-    Four neighbours of a row; where every byte is a code of its own, also two neighbours of two
-    runs each, which may be under two scales: a pair of numbers then meets the pair of theirs.
+    Of more it takes those that are neighbours in a thread's registers: whichever columns the
+    layout puts there, and Triton chooses that.
     """
-    layouts = {name: (kind, body) for name, kind, body in _LAYOUT.findall(report.ttgir)}
-    runs = [line for line in report.ttgir.splitlines() if "packed_element = 4" in line]
-    for run in runs:
-        used = set(re.findall(r"tensor<\d+x\d+x\w+, (#\w+)>", run))
-        assert len(used) == 1
-        columns = first_columns(*layouts[used.pop()])
-        bytewise = "low_word_ptr" in report.text or "codes8_ptr" in report.ttgir
-        assert columns == [0, 1, 2, 3] or (bytewise and columns in ([0, 4, 1, 5], [0, 8, 1, 9]))
-    return bool(runs)
+    packed = re.findall(r"packed_element = (\d+)", report.ttgir)
+    return bool(packed) and set(packed) == {"1"}
 
 
-@pytest.mark.parametrize("arch", [90, 100])
-@pytest.mark.parametrize("name", ["po2_nf4", "e2m3_ue4m4", "q5_0", "mxfp8_e4m3", "int3_sym_g128"])
-def test_a_run_of_assembly_takes_four_neighbours(name: str, arch: int) -> None:
-    """Triton packs a thread's registers in the order of their layout, which it chooses."""
-    assert packed_neighbours(compiled(name, "gemm", arch, 16))
-    assert packed_neighbours(compiled(name, "expand", arch))
+@pytest.mark.parametrize("operation", ["gemv", "gemm", "expand"])
+@pytest.mark.parametrize("name", ["po2_nf4", "mxfp4", "q5_0", "mxfp8_e5m2", "int3_sym_g128"])
+def test_a_run_of_assembly_takes_one_word(name: str, operation: str) -> None:
+    assert takes_one(compiled(name, operation, 90, 16 if operation == "gemm" else 1))
 
 
 # -- the tool itself --------------------------------------------------------------------
@@ -253,7 +229,7 @@ def test_a_report_says_what_was_compiled() -> None:
 def test_a_multiply_add_of_eight_vectors_costs_no_decoding_more() -> None:
     one, four = (compiled("nvfp4", "gemv", 90, m, rows=2, units=64, warps=2) for m in (1, 4))
     assert four.pipes["convert"] == pytest.approx(one.pipes["convert"])
-    assert four.per_weight - one.per_weight < 3 * 1.2
+    assert four.per_weight - one.per_weight < 3 * 1.3
 
 
 def test_what_cannot_be_compiled_is_said() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -128,6 +129,11 @@ def multiplied(
     return y.numpy().astype(np.float64), weights
 
 
+def module_of(weights: GpuWeights, method: Method, operation: str) -> ModuleType:
+    wanted, order = "gemv" if operation == "gemv" else "gemm", weights.layout.order
+    return product_module(weights.kernel, wanted, method.name, order, True, weights.given)
+
+
 def exponent_of(weights: GpuWeights, method: Method, operation: str) -> int:
     if operation == "gemv":
         return 0
@@ -210,15 +216,18 @@ def test_every_weight_is_in_its_place(name: str) -> None:
     )
     with products.interpreting():
         half = module.expand(list(weights.planes), weights.blocks, made.length, exponent)
-    columns = weights.layout.columns(made.length)
-    columns = np.concatenate([columns[:, :4].ravel(), columns[:, 4:].ravel()])
+        # The columns are in the order that activations are prepared in.
+        numbered = torch.arange(1, made.length + 1, dtype=torch.float32)[None]
+        prepared, factor = module.prepare(numbered, half.shape[1] // 8)
+    columns = (prepared[0].double() * factor[0].double()).numpy().astype(np.int64) - 1
+    assert sorted(columns[columns >= 0]) == list(range(made.length))
     multiplier = 1.0 if weights.given else made.level.multiplier
     unit = multiplier * module.VALUE_POWER * 2.0**-exponent
-    found = np.empty(half.shape)
-    found[:, columns] = half.numpy().astype(np.float64) * unit
+    found = np.empty(made.dense.shape)
+    found[:, columns[columns >= 0]] = half.numpy()[:, columns >= 0].astype(np.float64) * unit
     one = np.eye(made.length)
     proven, _ = errors(made, method, "expand", one, exponent)
-    assert (np.abs(found[:, : made.length] - made.dense) <= proven.T).all()
+    assert (np.abs(found - made.dense) <= proven.T).all()
 
 
 # -- shapes -----------------------------------------------------------------------------

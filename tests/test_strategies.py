@@ -14,7 +14,7 @@ from fmtc.codegen.triton.products.blocks import Blocks
 from fmtc.codegen.triton.products.codes import Codes
 from fmtc.codegen.triton.products.decoded import Decoded
 from fmtc.codegen.triton.products.functions import Function
-from fmtc.codegen.triton.products.method import Method
+from fmtc.codegen.triton.products.method import Method, Use
 from fmtc.codegen.triton.products.methods import Integers, methods_of
 from fmtc.codegen.triton.snippets import Snippet
 from fmtc.codegen.triton.strategies import (
@@ -37,7 +37,6 @@ from gpu_oracle import (
     evaluated_body,
     fma16,
     halves_of,
-    pair_of,
     values_of,
     words_of,
 )
@@ -135,16 +134,16 @@ def test_all_codes_at_all_places_become_their_values(fmt: Format, strategy: Stra
     check(fmt, strategy)
 
 
-def parts(fmt: Format, method: Method) -> tuple[Blocks, Codes]:
-    """What a module of a method reads its blocks and codes by."""
-    return Blocks(fmt, method.base, method.power, not fmt.is_plain), Codes(
-        fmt, method.order or BYTES
-    )
+def use_of(method: Method, operation: str = "gemv", twin: bool = False) -> Use:
+    """What a module of a method is made for."""
+    fmt = method.fmt
+    blocks = Blocks(fmt, method.base, method.power, not fmt.is_plain)
+    return Use(operation, blocks, Codes(fmt, method.order or BYTES), twin)
 
 
 def decoded(fmt: Format, strategy: Strategy) -> Decoded:
     """The method that has a strategy."""
-    (found,) = [m for m in methods_of(fmt) if isinstance(m, Decoded) and m.by is strategy]
+    (found,) = [m for m in methods_of(fmt) if type(m) is Decoded and m.by is strategy]
     assert (found.power, found.top, found.exact) == (strategy.power, strategy.top, strategy.exact)
     assert found.base == base_of(fmt)
     assert found.order == (strategy.order if strategy.bits >= 4 else None)
@@ -155,8 +154,8 @@ def decoded(fmt: Format, strategy: Strategy) -> Decoded:
 def test_the_functions_of_a_gemv_decode_alike(fmt: Format, strategy: Strategy) -> None:
     """With the tables that the module loads, for every grid."""
     method = decoded(fmt, strategy)
-    blocks, codes_of = parts(fmt, method)
-    function = method.functions("gemv", blocks, codes_of, twin=False)[0]
+    blocks = use_of(method).blocks
+    function = method.functions(use_of(method))[0]
     codes = codes_everywhere(strategy.bits, more=16)
     words = words_of(codes, strategy.bits, strategy.order)
     size = len(method.words) + len(method.words) % 2
@@ -177,34 +176,22 @@ def test_the_functions_of_a_gemv_decode_alike(fmt: Format, strategy: Strategy) -
         decodes(strategy, halves_of(pairs), wanted)
 
 
-def registers(name: str, words: dict[str, U32], halves: dict[str, F16], count: int) -> list[U32]:
-    """What four neighbours of a tile are in registers, of one that is the same for all four."""
-    if name in halves:
-        return [pair_of(halves[name])] * 2
-    word = words[name]
-    if name == "fields":
-        return [word | word << 16] * 2
-    alike = name == "bits" or name.startswith("select")
-    return [word * np.uint32(0x01010101) if alike else word]
-
-
 @pytest.mark.parametrize(("fmt", "strategy"), SHIPPED)
 @pytest.mark.parametrize("scaled", [False, True], ids=["codes", "weights"])
-def test_the_tiles_of_a_gemm_decode_and_scale_alike(
+def test_the_functions_of_a_gemm_decode_and_scale_alike(
     fmt: Format, strategy: Strategy, scaled: bool
 ) -> None:
+    """Word by word: four neighbours of a thread are whichever Triton's layout says."""
     method = decoded(fmt, strategy)
-    blocks, codes_of = parts(fmt, method)
-    function = method.tile(blocks, codes_of, scaled=scaled)
-    assert (function.pack, len(function.outputs)) == (4, 2)
+    blocks = use_of(method, "gemm").blocks
+    function = method.tile(blocks, scaled=scaled)
+    assert (function.pack, len(function.outputs)) == (1, 8)
     codes = codes_everywhere(strategy.bits, more=64)
     named = dict(zip(strategy.words, words_of(codes, strategy.bits, strategy.order), strict=True))
     rng = np.random.default_rng(5)
     count = len(codes)
     for low in range(strategy.tables):
-        selects = [low, (low * 5 + 1) % strategy.tables]
-        if len(blocks.groups) == 1:
-            selects[1] = low
+        selects = [low, low if blocks.shared else (low * 5 + 1) % strategy.tables]
         named |= {
             f"select_{group}": np.full(count, select, np.uint32)
             for group, select in zip(("low", "high"), selects, strict=True)
@@ -214,20 +201,20 @@ def test_the_tiles_of_a_gemm_decode_and_scale_alike(
             for name in blocks.results
             if not name.startswith("select")
         }
-        inputs = [r for n in function.arguments for r in registers(n, named, numbers, count)]
+        inputs = [numbers[n] if n in numbers else named[n] for n in function.arguments]
         found = run("\n".join(function.asm), function.constraints, inputs)
-        places = np.repeat(selects, 4)[None, :]
-        plain = expected(strategy, base_of(fmt).grids, codes, places)
+        halves = np.stack(found, axis=1).view(np.float16)
+        plain = expected(strategy, base_of(fmt).grids, codes, np.repeat(selects, 4)[None, :])
         with np.errstate(all="ignore"):
             wanted = weights(blocks, plain, numbers) if scaled else plain
-        decodes(strategy, halves_of(found), wanted)
+        decodes(strategy, halves, wanted)
 
 
 def weights(blocks: Blocks, plain: F16, numbers: dict[str, F16]) -> F16:
     """A tile's weights: an offset added, a scale multiplied, each rounded to binary16."""
     parts = []
     for group, columns in (("low", slice(0, 4)), ("high", slice(4, 8))):
-        of = "low" if len(blocks.groups) == 1 else group
+        of = "low" if blocks.shared else group
         values, scale = plain[:, columns], numbers[f"scale_{of}"][:, None]
         if blocks.offsets == "after":
             parts.append(fma16(values, scale, numbers[f"offset_{of}"][:, None]))
@@ -269,7 +256,7 @@ def arithmetic(name: str, twin: bool) -> dict[str, Function]:
     """The functions that multiply and add, by their first lines."""
     fmt = kernel_format(load("nvfp4"))
     (method,) = [m for m in methods_of(fmt) if m.name == name]
-    found = method.functions("gemv", *parts(fmt, method), twin=twin)
+    found = method.functions(use_of(method, twin=twin))
     return {f.head.split("(")[0].removeprefix("def "): f for f in found}
 
 
@@ -324,11 +311,8 @@ INTEGERS = [
 def test_codes_become_the_integers_that_their_grids_are(name: str) -> None:
     fmt = kernel_format(load(name))
     (method,) = [m for m in methods_of(fmt) if isinstance(m, Integers)]
-    blocks, codes_of = parts(fmt, method)
-    function = method.functions("gemv", blocks, codes_of, twin=False)[0]
-    (twin,) = [
-        f for f in method.functions("gemv", blocks, codes_of, True) if f.head == function.head
-    ]
+    blocks = use_of(method).blocks
+    function, twin = (method.functions(use_of(method, twin=twin))[0] for twin in (False, True))
     codes = codes_everywhere(fmt.code_bits, more=32)
     words = words_of(codes, fmt.code_bits, method.order or BYTES)
     grids = [grid.values for grid in fmt.grids]

@@ -311,15 +311,20 @@ def test_without_gradients_the_bits_are_the_same(mode: Callable[[], torch.no_gra
     assert torch.equal(y, expected)
 
 
-# -- the page -----------------------------------------------------------------------------------
+# -- the pages ----------------------------------------------------------------------------------
 
 PAGE = Path(fmtc.__file__).parent / "docs" / "torch.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+PAGES = (PAGE, PAGE.with_name("gpu.md"))
+EXAMPLES = [
+    example
+    for page in PAGES
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 @pytest.mark.usefixtures("fresh")
-def test_the_examples_of_the_page_run(
+def test_the_examples_of_the_pages_run(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

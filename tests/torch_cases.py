@@ -19,3 +19,12 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     octets = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
     return torch.equal(*octets)
+
+
+def dense_layer(seed: int = 0, *, out: int = 24, bias: bool = True) -> torch.nn.Linear:
+    torch.manual_seed(seed)
+    return torch.nn.Linear(256, out, bias=bias)
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, 256, generator=torch.Generator().manual_seed(7))

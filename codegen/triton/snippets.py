@@ -43,6 +43,7 @@ _OPERATIONS: dict[str, tuple[str, str]] = {
         "{{ .reg .b16 a, b; mov.b32 {{a, b}}, {0}; cvt.rn.f16x2.e4m3x2 {d}, b; }}",
         "_e4m3x2(_shr({0}, 16))",
     ),
+    "twice": ("mov.b32 {d}, {{{0}, {0}}};", "_pair({0}, {0})"),
     "low": (".reg .b32 {d}_; mov.b64 {{{d}, {d}_}}, {0};", "{0}.to(tl.int32)"),
     "high": (".reg .b32 {d}_; mov.b64 {{{d}_, {d}}}, {0};", "({0} >> 32).to(tl.int32)"),
     "sum2": (
@@ -151,6 +152,14 @@ class Snippet:
         ]
         body = [line for o in self._operations for line in _ptx(o, renamed).split("\n")]
         return ["{", *declared, *body, "}"]
+
+    def ptx_of_halves(self, numbers: Sequence[str]) -> list[str]:
+        """As ``ptx``, the outputs being the binary16 halves of the pairs: two each."""
+        outputs, self._outputs = self._outputs, []
+        lines = self.ptx(numbers)
+        self._outputs = outputs
+        halves = [f"mov.b32 {{${2 * i}, ${2 * i + 1}}}, {pair};" for i, pair in enumerate(outputs)]
+        return [*lines[:-1], *halves, "}"]
 
     def twin(self) -> list[str]:
         """Triton statements, then ``return`` of the outputs."""

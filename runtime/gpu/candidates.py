@@ -14,7 +14,7 @@ import torch
 
 from ...codegen.triton.products import Method, default_order, methods_of
 from ...compiler.format import Format
-from .tune import Candidate
+from .tune import Candidate, bucket
 from .weights import GpuWeights
 
 #: What ``arithmetic`` may be; ``auto`` is ``single`` for binary32 activations and ``half`` else.
@@ -51,7 +51,6 @@ _TILES = (
     (64, 64, 128, 4, 3),
     (64, 128, 128, 4, 3),
     (128, 128, 128, 8, 3),
-    (128, 256, 128, 8, 3),
 )
 
 
@@ -60,6 +59,7 @@ def candidates(
 ) -> list[Candidate]:
     """The ways to multiply m rows of activations, each with its estimated cost."""
     half = is_half(arithmetic, dtype)
+    m = m if m <= GEMV_ROWS else bucket(m)  # what the autotuner remembers is of a bucket
     vectors = m <= GEMV_ROWS or not half
     found: list[Candidate] = []
     if weights.device.type != "cuda":

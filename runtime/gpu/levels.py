@@ -15,8 +15,8 @@ import torch
 
 from ...compiler.arrange import Arrangement
 from ...compiler.format import Format
-from ...compiler.reference import TensorLevel, _level_divisor, calibrate
-from ...compiler.thresholds import _every_product, scale_thresholds
+from ...compiler.reference import TensorLevel, calibrate, level_divisor
+from ...compiler.thresholds import every_product, scale_thresholds
 from ...compiler.view import view_of
 from ...compiler.view_arrays import scale_ranks, scale_values
 from .peaks import device_peaks
@@ -53,7 +53,7 @@ def level_on(fmt: Format, x: torch.Tensor) -> torch.Tensor:
         peaks = device_peaks(Arrangement.of(fmt, *x.shape), sizes, signed=False)
         return _shifted(fmt, peaks.largest.flatten())
     largest = sizes.abs().amax().float().reshape(1)
-    exact = _level_divisor(fmt)
+    exact = level_divisor(fmt)
     divisor = float(exact)
     if np.float32(divisor) != exact:  # rounded twice: the host does it by rationals
         return torch.full((1,), calibrate(fmt, _NONE, float(largest)).multiplier, device=x.device)
@@ -97,7 +97,7 @@ def _tables(fmt: Format, device: str) -> tuple[torch.Tensor, ...] | None:
     not hold what they are multiplied to.
     """
     view = view_of(fmt)
-    every = _every_product(fmt)
+    every = every_product(fmt)
     if every is None:
         return None
     products, inclusive, missing = every

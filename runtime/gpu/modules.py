@@ -39,10 +39,13 @@ def product_module(
     Raises:
         ValueError: the format has no such method, or blocks that no product kernel takes.
     """
+    import torch
     import triton
 
     method = method_named(kernel, name)
-    ((filename, text),) = emit_product(method, operation, order, interpreted, given).items()
+    # An AMD device takes no PTX: Triton's own statements do the same there.
+    twin = interpreted or torch.version.hip is not None
+    ((filename, text),) = emit_product(method, operation, order, twin, given).items()
     stem, mode = filename.removesuffix(".py"), "interpreted" if interpreted else "compiled"
     marks = f"{kernel.content_hash[:16]} {''.join(map(str, order))} {mode}"
     marks += " given" if given else ""

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from ...codegen.triton.plan import plan_of
 from ...codegen.triton.products import Method, emit_product
 from ...codegen.triton.products.functions import Function, of_snippet
 from ...codegen.triton.snippets import Snippet
@@ -27,7 +26,6 @@ from ...codegen.triton.strategies import Choose, Strategy, by_name, by_select
 from ...compiler.format import Format
 from ...compiler.physical import BYTES, UNIT, PhysicalLayout
 from ...compiler.streams import stream_shapes
-from ...compiler.view import view_of
 from ..sass import Listing, Loop, disassemble
 from ..triton_offline import OfflineCompileError, _resources
 from .modules import method_named, product_module
@@ -147,7 +145,6 @@ def compile_product(
     arch: int | str,
     m: int = 1,
     config: dict[str, int] | None = None,
-    order: tuple[int, ...] | None = None,
 ) -> ProductReport:
     """Compile one kernel of a product, as its launcher would.
 
@@ -158,7 +155,6 @@ def compile_product(
         arch: 90 for sm_90, or the name of an AMD architecture, for which the twin is compiled.
         m: rows of activations.
         config: what the launcher is told besides, ``warps`` for one; None: what is usual.
-        order: of nibbles, where the method takes any.
 
     Raises:
         OfflineCompileError: it does not compile.
@@ -166,7 +162,7 @@ def compile_product(
     """
     named = method_named(kernel, method) if isinstance(method, str) else method
     module_of = "gemv" if operation.endswith("gemv") else "gemm"
-    chosen = named.order or order or BYTES
+    chosen = named.order or BYTES
     if isinstance(arch, str):
         ((filename, text),) = emit_product(named, module_of, chosen, twin=True).items()
         module = _loaded(text, filename.removesuffix(".py"))
@@ -276,7 +272,7 @@ def _weights(
         return torch.empty((ROWS, columns), dtype=dtype, device="meta")
 
     planes = [empty(layout.plane_bytes(width, LENGTH)) for width in layout.planes]
-    if plan_of(view_of(fmt)).fused:
+    if fmt.is_plain:
         shapes = stream_shapes(fmt, ROWS, LENGTH)
         return planes, {n: empty(shape[1]) for n, shape in shapes.items() if n != "codes"}
     count = -(-LENGTH // fmt.block)
@@ -291,6 +287,7 @@ def _compiled(launch: _Launch, arch: int | str) -> ProductReport:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.runtime.errors import TritonError
 
     signature: dict[str, str] = {}
     constants: dict[str, object] = {}
@@ -312,7 +309,7 @@ def _compiled(launch: _Launch, arch: int | str) -> ProductReport:
     name = f"{launch.kernel.__name__} for {_shown(arch)}"
     try:
         compiled = triton.compile(source, target=target, options=dict(launch.options))
-    except (triton.CompilationError, RuntimeError) as error:
+    except (triton.CompilationError, TritonError, RuntimeError) as error:
         raise OfflineCompileError(f"{name}: {error}") from error
     code = b"" if kind == "hip" else compiled.asm["cubin"]
     text = compiled.asm["amdgcn" if kind == "hip" else "ptx"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ...codegen.triton.products import methods_of
+from ...codegen.triton.products import GROUP, methods_of
 from ...compiler.format import Format
 from ...compiler.kernel import dense_format, kernel_format
 from ...compiler.physical import PhysicalLayout
@@ -80,6 +80,12 @@ class LaidTensors:
     kept: tuple[torch.Tensor, ...] = ()
 
 
+@lru_cache(maxsize=256)
+def has_product(key: str) -> bool:
+    """Whether kernels multiply by a format: its blocks are whole groups of columns."""
+    return kernel_format(format_of(key)).block % GROUP == 0
+
+
 def lay_out(
     streams: Mapping[str, torch.Tensor],
     key: str,
@@ -112,7 +118,7 @@ def lay_out(
         tuple(order),
         weights.exponent,
         multiplier,
-        _largest_minimum(weights),
+        weights.minimum,
         _block_names(key),
         tuple(weights.kept),
     )
@@ -128,7 +134,7 @@ def put_together(laid: Laid, tensors: LaidTensors) -> GpuWeights:
     if tensors.sides:
         starts, columns, deltas = tensors.sides
         sparse = Sparse(starts, columns, deltas, laid.shape[1])
-    weights = GpuWeights(
+    return GpuWeights(
         format=fmt,
         kernel=kernel,
         rows=laid.shape[0],
@@ -140,10 +146,8 @@ def put_together(laid: Laid, tensors: LaidTensors) -> GpuWeights:
         level=_level(laid.multiplier),
         exponent=laid.exponent,
         sparse=sparse,
+        minimum=laid.minimum,
     )
-    # Known already: looking for it would wait for the device (``product.half_exponent``).
-    object.__setattr__(weights, "_largest_minimum", laid.minimum)
-    return weights
 
 
 _WEIGHT = (
@@ -405,13 +409,6 @@ def _read(dtype: torch.dtype) -> torch.dtype:
 def _level(multiplier: float) -> TensorLevel:
     """A level of this multiplier: kernels ask for no more."""
     return TensorLevel(tensor_scale=multiplier)
-
-
-def _largest_minimum(weights: GpuWeights) -> float:
-    zero = weights.kernel.zero
-    if zero is None or zero.kind != "minimum" or not weights.blocks["zeros"].numel():
-        return 0.0
-    return float(weights.blocks["zeros"].abs().max())
 
 
 @lru_cache(maxsize=256)

@@ -219,20 +219,9 @@ def half_exponent(weights: GpuWeights, shift: int) -> int:
     A multiple of 8, so that few kernels are compiled for many tensors.
     """
     exponent = weights.exponent + shift
-    if weights.kernel.zero is not None and weights.kernel.zero.kind == "minimum":
-        largest = float(_largest_minimum(weights))
-        if largest > 0:  # a minimum stays below 2^14
-            exponent = min(exponent, 13 - math.frexp(largest)[1])
+    if weights.minimum > 0:  # a minimum stays below 2^14
+        exponent = min(exponent, 13 - math.frexp(weights.minimum)[1])
     return exponent // 8 * 8
-
-
-def _largest_minimum(weights: GpuWeights) -> float:
-    zeros = weights.blocks["zeros"]
-    known = getattr(weights, "_largest_minimum", None)
-    if known is None:
-        known = float(zeros.abs().max())
-        object.__setattr__(weights, "_largest_minimum", known)
-    return float(known)
 
 
 def _tuned(

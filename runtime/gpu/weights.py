@@ -67,6 +67,7 @@ class GpuWeights:
             of a grid is in [2^7, 2^8); of finite scales, without the second level where
             ``given`` is false; 0 where that product is 0.
         sparse: what stands beside the codes; None for a format without sides.
+        minimum: the largest magnitude of ``zeros`` that are minima; 0 where there are none.
     """
 
     format: Format
@@ -80,6 +81,7 @@ class GpuWeights:
     level: TensorLevel
     exponent: int
     sparse: Sparse | None
+    minimum: float = 0.0
 
     @property
     def given(self) -> bool:
@@ -142,6 +144,7 @@ def to_device_weights(
     if fmt.record is not None:
         planar |= engine.blocks.from_records(fmt, _on_host(planar.pop(RECORDS)), length)
     given: Given | None = None
+    minimum = 0.0
     sparse: Sparse | None = None
     if fmt.sides or not dense.is_plain:
         host = {name: _on_host(octets) for name, octets in planar.items()}
@@ -158,6 +161,8 @@ def to_device_weights(
     else:
         blocks = _given_blocks(kernel, given, device)
         largest = _largest(given.scales)
+        if kernel.zero is not None and kernel.zero.kind == "minimum" and given.zeros is not None:
+            minimum = _largest(given.zeros)
     return GpuWeights(
         format=fmt,
         kernel=kernel,
@@ -170,6 +175,7 @@ def to_device_weights(
         level=level,
         exponent=_exponent(kernel, largest),
         sparse=sparse,
+        minimum=minimum,
     )
 
 

@@ -108,7 +108,7 @@ def _values(method: Method, use: Use) -> dict[str, object]:
         **tables(plan),
         **module_values(operation, OPERATIONS[operation], [*blocks.tables, *found], mirrors),
         **({} if blocks.given else expressions(plan)),
-        **codes.values(operation == "gemm"),
+        **codes.values(),
         **blocks.values(),
         "method": method.name,
         "half": half,
@@ -129,11 +129,7 @@ def _values(method: Method, use: Use) -> dict[str, object]:
         "x_top": min(15, GEMV_TOP - method.top) if operation == "gemv" else GEMM_TOP,
         "value_power": repr(2.0**method.power),
         "bound": "" if method.exact else "Grid values are rounded to binary16 first.",
-        **(
-            _gemv_values(method, use)
-            if operation == "gemv"
-            else _gemm_values(method, blocks, codes, twin)
-        ),
+        **(_gemv_values(method, use) if operation == "gemv" else _gemm_values(method, use)),
     }
 
 
@@ -153,7 +149,7 @@ def _gemv_values(method: Method, use: Use) -> dict[str, object]:
         "single": ("values", "_values"),
     }[method.arithmetic]
     return {
-        "word_loads": use.codes.word_loads(),
+        "word_loads": use.codes.word_loads("word + 4 * i", "here"),
         "decoded": decoded,
         "decode_call": call_text(f"{decoded} = {name}", arguments, indent),
         "looked": looked,
@@ -188,38 +184,29 @@ def _grid_values(method: Method, blocks: Blocks) -> dict[str, object]:
     }
 
 
-def _gemm_values(method: Method, blocks: Blocks, codes: Codes, twin: bool) -> dict[str, object]:
+def _gemm_values(method: Method, use: Use) -> dict[str, object]:
     """What the GEMM's templates read besides."""
+    blocks, codes = use.blocks, use.codes
     decodes = isinstance(method, Decoded)
     scales = [f"scale_{group}" for group in blocks.groups]
     offsets = [f"offset_{group}" for group in blocks.groups] if blocks.offsets else []
     power = " * power" if blocks.offsets == "after" else ""
     widened = {name: f"({name} * power).to(tl.float16)" for name in scales}
-    widened |= {name: f"{name}.to(tl.int8)" if decodes else name for name in blocks.selects}
+    widened |= {name: name for name in blocks.selects}
     widened |= {name: f"({name}{power}).to(tl.float16)" for name in offsets}
     plain = [*codes.words, *blocks.selects]
-    full = [*plain, *scales, *offsets]
-    sizes = ["rows", "count"] if twin else []
+    looked_up = [*codes.words, "halves_ptr", *blocks.selects]
     return {
         "decodes": decodes,
-        "wide_planes": any(width >= 4 for width in codes.widths),
-        "narrow_planes": any(width < 4 for width in codes.widths),
-        "even_loads": codes.tile_loads(True),
-        "tile_loads": codes.tile_loads(False),
-        "table_codes": codes.of_tile(),
+        "after": use.after,
+        "even_loads": codes.word_loads("word", ""),
+        "word_loads": codes.word_loads("word", "word < words"),
         "widened": widened,
-        "plain_tile_arguments": plain,
-        "tile_arguments": full,
-        "twin_words": [
-            *codes.tile_words(),
-            *(f"_first({name}, rows, count)" for name in blocks.selects),
-        ],
-        "plain_tile_call": call_text("low, high = _plain_tile", [*plain, *sizes], 8),
-        "tile_call": call_text("low, high = _tile", [*full, *sizes], 8),
-        "may_scale_after": decodes
-        and not blocks.offsets
-        and not blocks.takes_select
-        and blocks.fmt.block >= 128,
+        "pairs_arguments": plain,
+        "weights_arguments": [*plain, *scales, *offsets],
+        "values_call": call_text("values = _values", looked_up, 4),
+        "values_of_call": call_text("return _values_of", plain, 8),
+        "weights_of_call": call_text("return _weights_of", [*plain, *scales, *offsets], 4),
         "scale_top": _scale_top(method),
         "scale_shift": _scale_shift(method),
     }

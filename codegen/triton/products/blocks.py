@@ -116,14 +116,23 @@ class Blocks:
         whole = self.plan.view.scale.container in _SIDE_BY_SIDE
         return self.given or (whole and self.fmt.select.place != "field")
 
+    @property
+    def per_row(self) -> str:
+        """The argument that says how many words a row has.
+
+        Triton knows of an argument whether 16 divides it, and so how wide its loads may be.
+        """
+        return "pairs_per_row" if self.paired else "blocks_per_row"
+
     def values(self) -> dict[str, object]:
         """What the templates read."""
-        arguments = [*self.pointers, "line", "unit", "here", "blocks_per_row"]
+        arguments = [*self.pointers, "line", "unit", "here", self.per_row]
         scale_tables = [f"{name}_ptr" for name in self.tables]
         magnitude = "" if self.given else magnitude_of_word(self.plan)
         container = self.plan.view.scale.container
         return {
             "given": self.given,
+            "per_row": self.per_row,
             "shared": self.shared,
             "takes_select": self.takes_select,
             "offsets": self.offsets,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ....compiler.decoding import Base, base_of
+from ..parts import head
 from ..snippets import Snippet, closed
 from ..strategies import Cost, Strategy, by_name, by_select
 from .blocks import Blocks
-from .codes import Codes
 from .functions import Function, of_snippet
 from .method import PAIRS_DOC, Method, Use, for_both, half_arithmetic, half_words, lookup
 
@@ -97,11 +97,11 @@ class Decoded(Method):
             return [pairs, *half_arithmetic(use.twin)]
         if use.twin:
             return [of_snippet("_pairs", PAIRS_DOC, snippet, True)]
-        return [self.tile(use.blocks, use.codes, scaled) for scaled in (False, True)]
+        return [self.tile(use.blocks, True), *([self.tile(use.blocks, False)] if use.after else [])]
 
     def helpers(self, use: Use) -> set[str]:
         """Those of the decoding and of the arithmetic."""
-        arithmetic = {"_fma2", "_sum2"} if use.operation == "gemv" else set()
+        arithmetic = {"_fma2", "_sum2"} if use.operation == "gemv" else {"_low_half", "_high_half"}
         return closed(self.snippet(use.operation, use.blocks).helpers() | arithmetic)
 
     def arguments(self, use: Use) -> list[str]:
@@ -122,46 +122,33 @@ class Decoded(Method):
             found += [words[grid] for words in self.words] + [0] * (len(self.words) % 2)
         return {"grids": found}
 
-    def tile(self, blocks: Blocks, codes: Codes, scaled: bool) -> Function:
-        """The decoding of four places of a tile's row at a time, with their scales or without."""
+    def tile(self, blocks: Blocks, scaled: bool) -> Function:
+        """The decoding of words to eight binary16 numbers each, with their scales or without."""
         s = Snippet()
-        numbers: list[str] = []
-        constraints: list[str] = []
-
-        def read(name: str, registers: int) -> str:
-            numbers.append(f"${4 + len(constraints)}")
-            constraints.extend(["r"] * registers)
-            return s.read(name)
-
-        words = []
-        for width in codes.widths:
-            for name in Codes.names(width):
-                word = read(name, 2 if width == 2 else 1)
-                # A narrow plane's word comes once for each of its four places.
-                words.append(s.do("and", word, (1 << 8 * width) - 1) if width < 4 else word)
-        selects = [read(name, 1) for name in blocks.selects]
-        if len(self.base.grids) > 2:
-            selects = [s.do("and", select, 0xFF) for select in selects]
-        pairs = self.by.pairs(s, words, for_both([by_select(s, select) for select in selects]))
+        words = [s.read(name) for name in self.by.words]
+        selects = [by_select(s, s.read(name)) for name in blocks.selects]
+        pairs = self.by.pairs(s, words, for_both(selects))
         if scaled:
-            scales = [read(f"scale_{group}", 2) for group in blocks.groups]
-            kinds = blocks.groups if blocks.offsets else ()
-            offsets = [read(f"offset_{group}", 2) for group in kinds]
-            both = [(scales[i], offsets[i] if offsets else "") for i in (0, -1)]
-            for i, pair in enumerate(pairs):
-                s.give(_scaled(s, pair, *both[i // 2], blocks.offsets))
+            kinds = ["scale", *(["offset"] if blocks.offsets else [])]
+            twice = {
+                f"{kind}_{group}": s.do("twice", s.read(f"{kind}_{group}", "h"))
+                for kind in kinds
+                for group in blocks.groups
+            }
+            for pair, group in zip(pairs, ("low", "low", "high", "high"), strict=True):
+                of = "low" if blocks.shared else group
+                offset = twice.get(f"offset_{of}", "")
+                s.give(_scaled(s, pair, twice[f"scale_{of}"], offset, blocks.offsets))
         else:
             s.give(*pairs)
-        kind = "Weights" if scaled else "Codes"
-        made = of_snippet("_tile" if scaled else "_plain_tile", "", s, False, ("tl.float16",) * 2)
+        name, what = ("_weights_of", "Weights") if scaled else ("_values_of", "Values")
         return Function(
-            head=made.head,
-            doc=f"{kind} of a tile as binary16: of the low groups, of the high groups.",
-            arguments=made.arguments,
-            outputs=made.outputs,
-            constraints=",".join(["=r"] * 4 + constraints),
-            asm=tuple(s.ptx(numbers)),
-            pack=4,
+            head=head(name, tuple(s.inputs)),
+            doc=f"{what} of eight codes, as binary16: low group, high group.",
+            arguments=tuple(s.inputs),
+            outputs=("tl.float16",) * 8,
+            constraints=",".join([*["=h"] * 8, *s.inputs.values()]),
+            asm=tuple(s.ptx_of_halves([f"${8 + i}" for i in range(len(s.inputs))])),
         )
 
 

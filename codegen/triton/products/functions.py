@@ -36,8 +36,11 @@ class Function:
     @property
     def dtype(self) -> str:
         """The types of its results, as they are written."""
-        shown = ", ".join(self.outputs)
-        return f"({shown})" if len(self.outputs) > 1 else shown
+        if len(self.outputs) == 1:
+            return self.outputs[0]
+        if len(set(self.outputs)) == 1 and len(self.outputs) > 4:
+            return f"({self.outputs[0]},) * {len(self.outputs)}"
+        return f"({', '.join(self.outputs)})"
 
     @property
     def listed(self) -> str:

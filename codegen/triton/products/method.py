@@ -37,6 +37,12 @@ class Use:
     twin: bool
 
     @property
+    def after(self) -> bool:
+        """Whether a GEMM may multiply a block's sum by its scale, and not each weight."""
+        plain = not self.blocks.offsets and not self.blocks.takes_select
+        return plain and self.blocks.fmt.block >= 128
+
+    @property
     def selects(self) -> list[str]:
         """The indices of the tables of a GEMV's row."""
         return [self.blocks.of_row[name] for name in self.blocks.selects]

@@ -29,26 +29,21 @@ class Table(Method):
         return {"halves": half_words(self.fmt, self.base.grids)}
 
     def functions(self, use: Use) -> list[Function]:
-        """The look-up of a word's eight codes, where a GEMV asks for it."""
-        if use.operation != "gemv":
-            return []
+        """The look-up of a word's eight codes."""
+        values = f"{next(iter(self.tables))}_ptr"
         body = []
         for group in ("low", "high"):
             select = f"select_{'low' if use.blocks.shared else group}"
             start = f" + {select} * {1 << self.fmt.code_bits}" if use.blocks.takes_select else ""
             if start and (group == "low" or not use.blocks.shared):
-                body.append(f"at = values_ptr{start}")
+                body.append(f"at = {values}{start}")
             for run, lines in enumerate(use.codes.of_word(group)):
-                body += [
-                    *lines,
-                    f"{group}_{run} = tl.load({'at' if start else 'values_ptr'} + code)",
-                ]
+                table = "at" if start else values
+                body += [*lines, f"{group}_{run} = tl.load({table} + code)"]
         results = [f"{group}_{run}" for group in ("low", "high") for run in range(4)]
         body.append(f"return {', '.join(results)}")
         doc = "The values of eight codes: of the low group, then of the high one."
-        return [
-            of_body("_values", doc, [*use.codes.words, "values_ptr", *use.blocks.selects], body)
-        ]
+        return [of_body("_values", doc, [*use.codes.words, values, *use.blocks.selects], body)]
 
     def arguments(self, use: Use) -> list[str]:
         """The table, and the indices of grids in it."""

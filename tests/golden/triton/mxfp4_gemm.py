@@ -87,62 +87,40 @@ def mxfp4_prepare_gemm_kernel(
 
 
 @triton.jit
-def _plain_tile(nibbles):
-    """Codes of a tile as binary16: of the low groups, of the high groups."""
+def _weights_of(nibbles, scale_low):
+    """Weights of eight codes, as binary16: low group, high group."""
     return tl.inline_asm_elementwise(
         """
         {
-        .reg .b32 t0, t1, t2, t3, t4, t5, t6;
-        shl.b32 t0, $4, 4;
+        .reg .b32 t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11;
+        .reg .b32 t12, t13, t14, t15;
+        shl.b32 t0, $8, 4;
         shr.u32 t1, t0, 2;
         and.b32 t2, t1, 0x1C1C1C1C;
         lop3.b32 t3, t0, 0x80808080, t2, 0xEA;
-        shr.u32 t4, $4, 2;
+        shr.u32 t4, $8, 2;
         and.b32 t5, t4, 0x1C1C1C1C;
-        lop3.b32 t6, $4, 0x80808080, t5, 0xEA;
-        { .reg .b16 a, b; mov.b32 {a, b}, t3; cvt.rn.f16x2.e4m3x2 $0, a; }
-        { .reg .b16 a, b; mov.b32 {a, b}, t3; cvt.rn.f16x2.e4m3x2 $1, b; }
-        { .reg .b16 a, b; mov.b32 {a, b}, t6; cvt.rn.f16x2.e4m3x2 $2, a; }
-        { .reg .b16 a, b; mov.b32 {a, b}, t6; cvt.rn.f16x2.e4m3x2 $3, b; }
-        }
-        """,
-        "=r,=r,=r,=r,r",
-        [nibbles],
-        dtype=(tl.float16, tl.float16),
-        is_pure=True,
-        pack=4,
-    )
-
-
-@triton.jit
-def _tile(nibbles, scale_low):
-    """Weights of a tile as binary16: of the low groups, of the high groups."""
-    return tl.inline_asm_elementwise(
-        """
-        {
-        .reg .b32 t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10;
-        shl.b32 t0, $4, 4;
-        shr.u32 t1, t0, 2;
-        and.b32 t2, t1, 0x1C1C1C1C;
-        lop3.b32 t3, t0, 0x80808080, t2, 0xEA;
-        shr.u32 t4, $4, 2;
-        and.b32 t5, t4, 0x1C1C1C1C;
-        lop3.b32 t6, $4, 0x80808080, t5, 0xEA;
+        lop3.b32 t6, $8, 0x80808080, t5, 0xEA;
         { .reg .b16 a, b; mov.b32 {a, b}, t3; cvt.rn.f16x2.e4m3x2 t7, a; }
         { .reg .b16 a, b; mov.b32 {a, b}, t3; cvt.rn.f16x2.e4m3x2 t8, b; }
         { .reg .b16 a, b; mov.b32 {a, b}, t6; cvt.rn.f16x2.e4m3x2 t9, a; }
         { .reg .b16 a, b; mov.b32 {a, b}, t6; cvt.rn.f16x2.e4m3x2 t10, b; }
-        mul.rn.f16x2 $0, t7, $5;
-        mul.rn.f16x2 $1, t8, $5;
-        mul.rn.f16x2 $2, t9, $5;
-        mul.rn.f16x2 $3, t10, $5;
+        mov.b32 t11, {$9, $9};
+        mul.rn.f16x2 t12, t7, t11;
+        mul.rn.f16x2 t13, t8, t11;
+        mul.rn.f16x2 t14, t9, t11;
+        mul.rn.f16x2 t15, t10, t11;
+        mov.b32 {$0, $1}, t12;
+        mov.b32 {$2, $3}, t13;
+        mov.b32 {$4, $5}, t14;
+        mov.b32 {$6, $7}, t15;
         }
         """,
-        "=r,=r,=r,=r,r,r,r",
+        "=h,=h,=h,=h,=h,=h,=h,=h,r,h",
         [nibbles, scale_low],
-        dtype=(tl.float16, tl.float16),
+        dtype=(tl.float16,) * 8,
         is_pure=True,
-        pack=4,
+        pack=1,
     )
 
 
@@ -163,9 +141,15 @@ def _blocks(scales_ptr, line, unit, here, blocks_per_row):
 
 @triton.jit
 def _widened(values, rows: tl.constexpr, count: tl.constexpr):
-    """What is one for a group of 16 columns, for every element of the group."""
-    units = tl.reshape(values, [rows, count // 64, 1, 4, 1])
-    return tl.reshape(tl.broadcast_to(units, [rows, count // 64, 4, 4, 4]), [rows, count])
+    """What is one for a unit, for its four words."""
+    units = tl.reshape(values, [rows, count // 16, 1, 4])
+    return tl.reshape(tl.broadcast_to(units, [rows, count // 16, 4, 4]), [rows, count])
+
+
+@triton.jit
+def _four(first, second, third, fourth):
+    """Four places of words, [rows, count] each, as [rows, count, 2, 2] in their order."""
+    return tl.join(tl.join(first, third), tl.join(second, fourth))
 
 
 @triton.jit
@@ -179,33 +163,27 @@ def _weights(
     start,
     rows: tl.constexpr,
     count: tl.constexpr,
-    scaled: tl.constexpr,
     even: tl.constexpr,
     power: tl.constexpr,
 ):
-    """Weights of ``rows`` rows from a word on, in binary16: low groups, high groups.
+    """Weights of ``rows`` rows from a word on, in binary16: one tile for each place of a word.
 
-    Each [rows, count]: times ``power`` and rounded once more where ``scaled``. ``even``: no part
+    Each [rows, count]: times ``power`` and rounded once more. ``even``: no part
     of the tile lies behind the end of a row.
     """
     line = tl.minimum(row, row_count - 1).to(tl.int64)[:, None]
-    place = start * 4 + tl.arange(0, count)[None, :]
+    word = start + tl.arange(0, count)[None, :]
     if even:
-        at = codes4_ptr + line * words * 4 + place
+        at = codes4_ptr + line * words + word
         nibbles = tl.load(at)
     else:
-        live = place < words * 4
-        at = codes4_ptr + line * words * 4 + place
-        nibbles = tl.load(at, mask=live, other=0)
-    unit = start // 4 + tl.arange(0, count // 16)[None, :]
+        at = codes4_ptr + line * words + word
+        nibbles = tl.load(at, mask=word < words, other=0)
+    unit = start // 4 + tl.arange(0, count // 4)[None, :]
     here = (unit < words // 4) & (line >= 0)
-    if scaled:
-        scale_low = _blocks(scales_ptr, line, unit, here, blocks_per_row)
-        scale_low = _widened((scale_low * power).to(tl.float16), rows, count)
-        low, high = _tile(nibbles, scale_low)
-    else:
-        low, high = _plain_tile(nibbles)
-    return low, high
+    scale_low = _blocks(scales_ptr, line, unit, here, blocks_per_row)
+    scale_low = _widened((scale_low * power).to(tl.float16), rows, count)
+    return _weights_of(nibbles, scale_low)
 
 
 @triton.jit
@@ -232,22 +210,20 @@ def mxfp4_gemm_kernel(
     Weights are binary16 times ``power``;
     products and sums are those of the tensor cores, in binary32, ascending in k.
     """
-    count: tl.constexpr = block_k // 2
+    count: tl.constexpr = block_k // 8
     row = tl.program_id(0) * block_n + tl.arange(0, block_n)
     j = tl.program_id(1) * block_m + tl.arange(0, block_m)
     split = tl.program_id(2)
-    x_row = x_ptr + j[:, None].to(tl.int64) * (words * 8) + tl.arange(0, count)[None, :]
-    tiles = (words * 4 + count - 1) // count
+    x_row = x_ptr + j[:, None].to(tl.int64) * (words * 8) + tl.arange(0, count * 4)[None, :]
+    tiles = (words + count - 1) // count
     share = (tiles + splits - 1) // splits
     total = tl.full([block_m, block_n], 0, tl.float32)
     for tile in range(split * share, tl.minimum((split + 1) * share, tiles)):
-        start = tile * (count // 4)
-        live = tl.broadcast_to((j < m)[:, None], [block_m, count])
+        start = tile * count
+        live = tl.broadcast_to((j < m)[:, None], [block_m, count * 4])
         if not even:
-            live = live & (start * 4 + tl.arange(0, count) < words * 4)[None, :]
-        x_low = tl.load(x_row + start * 4, mask=live, other=0.0)
-        x_high = tl.load(x_row + start * 4 + words * 4, mask=live, other=0.0)
-        low, high = _weights(
+            live = live & (start * 4 + tl.arange(0, count * 4) < words * 4)[None, :]
+        weights = _weights(
             codes4_ptr,
             scales_ptr,
             row,
@@ -257,12 +233,18 @@ def mxfp4_gemm_kernel(
             start,
             block_n,
             count,
-            True,
             even,
             power,
         )
-        total = tl.dot(x_low, tl.trans(low), total)
-        total = tl.dot(x_high, tl.trans(high), total)
+        part = total
+        # Columns come first, and no layout of Triton's is relied on.
+        low = tl.permute(_four(weights[0], weights[1], weights[2], weights[3]), (1, 2, 3, 0))
+        high = tl.permute(_four(weights[4], weights[5], weights[6], weights[7]), (1, 2, 3, 0))
+        x_low = tl.load(x_row + start * 4, mask=live, other=0.0)
+        x_high = tl.load(x_row + start * 4 + words * 4, mask=live, other=0.0)
+        part = tl.dot(x_low, tl.reshape(low, [count * 4, block_n]), part)
+        part = tl.dot(x_high, tl.reshape(high, [count * 4, block_n]), part)
+        total = part
     factor = tl.load(factor_ptr + j, mask=j < m, other=0.0)
     y_at = y_ptr + (split * m + j[:, None]).to(tl.int64) * row_count + row[None, :]
     y = total * (factor * multiplier)[:, None]
@@ -284,10 +266,10 @@ def mxfp4_expand_kernel(
     power: tl.constexpr,
 ):
     """Weights times ``power`` as binary16 [rows, columns], columns in the order of the codes."""
-    count: tl.constexpr = block_k // 2
+    count: tl.constexpr = block_k // 8
     row = tl.program_id(0) * block_n + tl.arange(0, block_n)
-    start = tl.program_id(1) * (count // 4)
-    low, high = _weights(
+    start = tl.program_id(1) * count
+    weights = _weights(
         codes4_ptr,
         scales_ptr,
         row,
@@ -297,15 +279,16 @@ def mxfp4_expand_kernel(
         start,
         block_n,
         count,
-        True,
         even,
         power,
     )
-    place = start * 4 + tl.arange(0, count)[None, :]
+    place = start * 4 + tl.arange(0, count * 4)[None, :]
     at = out_ptr + row[:, None].to(tl.int64) * (words * 8) + place
     kept = (row < row_count)[:, None] & (place < words * 4)
-    tl.store(at, low, mask=kept)
-    tl.store(at + words * 4, high, mask=kept)
+    low = _four(weights[0], weights[1], weights[2], weights[3])
+    high = _four(weights[4], weights[5], weights[6], weights[7])
+    tl.store(at, tl.reshape(low, [block_n, count * 4]), mask=kept)
+    tl.store(at + words * 4, tl.reshape(high, [block_n, count * 4]), mask=kept)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -315,7 +298,7 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 def _planes(planes: list[torch.Tensor]) -> list[torch.Tensor]:
     """The planes of codes as kernels read them."""
-    return [planes[0].view(torch.int8)]
+    return [planes[0].view(torch.int32)]
 
 
 def _words(planes: list[torch.Tensor]) -> int:
