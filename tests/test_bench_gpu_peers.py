@@ -213,3 +213,16 @@ def test_a_hint_reads_what_was_launched(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(hints, "disassemble", refuse)
     assert hints.hint_of_coding(call, "STG", 2) == "machine code not read: no nvdisasm"
+
+
+# Instructions
+
+
+def test_the_table_of_instructions_is_made_on_any_machine() -> None:
+    from fmtc.bench.gpu.instructions import report, rows
+
+    (row,) = rows(90, [("mxfp4", ["e4m3"])])
+    name, bpw, method, decode, gemv, integer, ceiling, gemm, _ = row
+    assert (name, bpw, method, ceiling) == ("mxfp4", "4.25", "e4m3", "100%")
+    assert float(decode) < float(integer) + 1 < float(gemv) < float(gemm)
+    assert f"| {' | '.join(row)} |" in report(90, [row])

@@ -108,9 +108,9 @@ def report(arch: int, cells: Sequence[Sequence[str]]) -> str:
     made = f"Triton {triton.__version__}, {datetime.date.today().isoformat()}"
     lines = [
         f"Instructions a weight for sm_{arch}, read from machine code ({made};",
-        "`python -m fmtc.bench.gpu.instructions --write`): of decoding alone; of the GEMV's loop for",
-        "one row of activations, and those on the integer pipe; of the GEMM's loop for tiles of 16",
-        "rows. The ceiling is what the busiest pipe allows on an H200, as a share of",
+        "`python -m fmtc.bench.gpu.instructions --write`): of decoding alone; of the GEMV's loop",
+        "for one row of activations, and those on the integer pipe; of the GEMM's loop for tiles",
+        "of 16 rows. The ceiling is what the busiest pipe allows on an H200, as a share of",
         f"{BANDWIDTH / 1e12:g} TB/s; latency and conflicts of look-ups in memory are not in it.",
         "",
         f"| {' | '.join(head)} |",
