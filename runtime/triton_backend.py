@@ -7,8 +7,6 @@ environment variable; one process may hold both a compiled and an interpreted co
 from __future__ import annotations
 
 import contextlib
-import linecache
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -27,6 +25,7 @@ from ..compiler.reference import TensorLevel
 from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
 from .backend import BackendUnavailable, EngineBackend
+from .generated import module_of
 from .interpreting import interpreting
 from .native.blocks import block_work
 from .threads import processors
@@ -72,24 +71,11 @@ def load_module(fmt: Format, operation: str, interpreted: bool) -> ModuleType:
         ValueError: Triton cannot express the format, or there is no such module.
     """
     require()
-    import triton
-
     filename = f"{fmt.name}_{operation}.py"
     text = _texts(fmt).get(filename)
     if text is None:
         raise ValueError(f"triton: '{fmt.name}' needs its scales given: no {operation}")
-    mode = "interpreted" if interpreted else "compiled"
-    stem = filename.removesuffix(".py")
-    # Triton reads a kernel's source through linecache, and its globals through the module.
-    path = f"<fmtc {fmt.content_hash[:16]} {mode} {filename}>"
-    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
-    module = ModuleType(f"fmtc_generated_{stem}_{mode}_{fmt.content_hash[:16]}")
-    module.__file__ = path
-    sys.modules[module.__name__] = module
-    with triton.knobs.runtime.scope():
-        triton.knobs.runtime.interpret = interpreted
-        exec(compile(text, path, "exec"), module.__dict__)  # noqa: S102 - our own text
-    return module
+    return module_of(text, filename, fmt.content_hash[:16], interpreted)
 
 
 class TritonBackend:

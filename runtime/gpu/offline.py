@@ -6,14 +6,11 @@ and its launches are written down instead of made.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +23,7 @@ from ...codegen.triton.strategies import Choose, Strategy, by_name, by_select
 from ...compiler.format import Format
 from ...compiler.physical import BYTES, UNIT, PhysicalLayout
 from ...compiler.streams import stream_shapes
+from ..generated import module_of
 from ..sass import Listing, Loop, disassemble
 from ..triton_offline import OfflineCompileError, _resources
 from .modules import method_named, product_module
@@ -161,13 +159,13 @@ def compile_product(
         ValueError: the format has no such method.
     """
     named = method_named(kernel, method) if isinstance(method, str) else method
-    module_of = "gemv" if operation.endswith("gemv") else "gemm"
+    kind = "gemv" if operation.endswith("gemv") else "gemm"
     chosen = named.order or BYTES
     if isinstance(arch, str):
-        ((filename, text),) = emit_product(named, module_of, chosen, twin=True).items()
-        module = _loaded(text, filename.removesuffix(".py"))
+        ((filename, text),) = emit_product(named, kind, chosen, twin=True).items()
+        module = module_of(text, filename, f"{kernel.content_hash[:16]} twin", False)
     else:
-        module = product_module(kernel, module_of, named.name, chosen, False)
+        module = product_module(kernel, kind, named.name, chosen, False)
     usual = _USUAL[operation.split("_", maxsplit=1)[0]]
     launch = _launch(module, kernel, named, operation, m, {**usual, **(config or {})})
     return _compiled(launch, arch)
@@ -368,23 +366,6 @@ def _loads_of_loop(ptx: str) -> int:
     return sum(bool(_LOADS.search(row)) for row in rows[start:end])
 
 
-def _loaded(text: str, name: str) -> ModuleType:
-    """A module of this text, whose functions are compiled."""
-    import triton
-
-    with tempfile.TemporaryDirectory() as folder, triton.knobs.runtime.scope():
-        triton.knobs.runtime.interpret = False
-        path = Path(folder) / f"{name}.py"
-        path.write_text(text, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location(f"fmtc_offline_{name}", path)
-        if spec is None or spec.loader is None:
-            raise OfflineCompileError(f"{path} cannot be loaded")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)
-    return module
-
-
 # -- decoding alone ---------------------------------------------------------------------
 
 _PROBE = """
@@ -446,7 +427,7 @@ def _probe(strategy: Strategy, decodes: bool, loads: bool) -> str:
 @lru_cache(maxsize=256)
 def _probed(text: str, words: tuple[str, ...], arch: int, groups: int) -> tuple[int, int, int]:
     """Instructions of a probe's kernel: all, the integer pipe's, those of slow pipes."""
-    module = _loaded(text, "probe")
+    module = module_of(text, "probe.py", f"{zlib.crc32(text.encode()):08x}", False)
     types = [*(_WORDS.get(word, torch.int32) for word in words), *[torch.int32] * 3]
     tensors = [torch.empty(0, dtype=dtype, device="meta") for dtype in types]
     launch = _Launch(module.probe_kernel, (*tensors, groups), {"num_warps": 4})
