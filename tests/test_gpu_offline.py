@@ -189,7 +189,11 @@ def test_every_shipped_format_compiles(name: str) -> None:
         assert_fits(compiled(name, operation, 90, 16 if operation == "gemm" else 1))
     for method in methods_of(kernel_of(name)):
         if "gemv" in method.operations and method.least_arch <= 90:
-            assert_fits(compile_product(kernel_of(name), "gemv", method, 90))
+            report = compile_product(kernel_of(name), "gemv", method, 90)
+            # The assembler leaves two values in memory for a program more on a multiprocessor, in
+            # some of the ways that are not the first.
+            assert report.stack <= 8, report
+            assert report.local == 0, report
 
 
 # -- what runs of assembly are given ----------------------------------------------------

@@ -195,7 +195,7 @@ def _gemm_candidates(
         shown = f"gemm {name} {block_m}x{block_n}x{block_k}"
         found.append(Candidate(f"{shown}/{splits}", config, cost))
     if m >= EXPANDED:
-        config = {"operation": "expand", "method": name, "block_n": 16, "block_k": 512}
+        config = {"operation": "expand", "method": name, "block_n": 16, "block_k": 256}
         found.append(Candidate(f"expand {name}", config, clocks + 0.05 + m / 2048 * 1.05))
     return found
 

@@ -41,7 +41,7 @@ _SLOW = ("memory", "shuffle", "convert")
 _USUAL: dict[str, dict[str, int]] = {
     "gemv": {"rows": 4, "units": 64, "warps": 2},
     "gemm": {"block_m": 16, "block_n": 128, "block_k": 128, "splits": 1, "warps": 4, "stages": 3},
-    "expand": {"block_n": 16, "block_k": 512, "warps": 4},
+    "expand": {"block_n": 16, "block_k": 256, "warps": 4},
     "prepare": {},
 }
 

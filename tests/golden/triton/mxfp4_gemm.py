@@ -412,7 +412,7 @@ def expand(
     exponent: int = 0,
     *,
     block_n: int = 16,
-    block_k: int = 512,
+    block_k: int = 256,
     warps: int = 4,
 ) -> torch.Tensor:
     """The matrix as float16 [n, 8 * words], in the order of ``prepare``.
