@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from fmtc.compiler.kernel import dense_format
@@ -30,7 +31,7 @@ def measure(name: str, plan: Plan, clock: Clock, roofs: Roofs | None) -> Iterato
         "encode", who, shape, how="float32", seconds=timing.seconds, octets=octets,
         note="; ".join(filter(None, (note, timing.note))),
     )  # fmt: skip
-    yield goals.explained(result, roofs, lambda: hint_of_coding(coder.encode, "LDG", 4))
+    yield goals.explained(result, roofs, partial(hint_of_coding, coder.encode, "LDG", 4))
     for dtype in ours.DTYPES:
         size = torch.empty((), dtype=getattr(torch, dtype)).element_size()
         call = _decode(coder, dtype)
@@ -40,7 +41,7 @@ def measure(name: str, plan: Plan, clock: Clock, roofs: Roofs | None) -> Iterato
             octets=size * elements + coder.packed,
             note="; ".join(filter(None, (note, timing.note))),
         )  # fmt: skip
-        yield goals.explained(result, roofs, lambda: hint_of_coding(call, "STG", size))  # noqa: B023
+        yield goals.explained(result, roofs, partial(hint_of_coding, call, "STG", size))
 
 
 def _decode(coder: ours.Coder, dtype: str) -> Call:

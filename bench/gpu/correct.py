@@ -8,6 +8,7 @@ together by ``NORMS`` of their own size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -310,23 +311,12 @@ def _there(poison: Poison, array: Any, device: torch.device) -> Any:
     return None if array is None else poison.guard(torch.from_numpy(np.array(array)).to(device))
 
 
-class _guarded:  # noqa: N801 - used like a function
+@contextmanager
+def _guarded(fmt: Format, what: str, device: torch.device) -> Iterator[Poison]:
     """Poisoned memory for one call; what its guards say is a mismatch of that call."""
-
-    def __init__(self, fmt: Format, what: str, device: torch.device) -> None:
-        self._what = f"{fmt.name}: {what}"
-        self._poison: Any = Poison(device.type)
-
-    def __enter__(self) -> Poison:
-        self._poison.__enter__()
-        poison: Poison = self._poison
-        return poison
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        self._poison.__exit__(kind, value, trace)
-        if kind is not None:
-            return
-        try:
-            self._poison.check()
-        except Overrun as overrun:
-            raise Mismatch(f"{self._what}: {overrun}") from overrun
+    with Poison(device.type) as poison:
+        yield poison
+    try:
+        poison.check()
+    except Overrun as overrun:
+        raise Mismatch(f"{fmt.name}: {what}: {overrun}") from overrun

@@ -7,6 +7,7 @@ encode and decode read and write, so a copy is theirs, counted in both direction
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import torch
 from fmtc.runtime.interpreting import interpreting
@@ -35,13 +36,13 @@ def measure(plan: Plan, clock: Clock) -> Roofs:
         for elements, steps in [(FEW, 2)] if dry else READS:
             programs = words // (elements * steps)
             seconds = clock.time(
-                [lambda: kernel(read, dry)[(programs,)](data, out, elements, steps)]  # noqa: B023
+                [partial(kernel(read, dry)[(programs,)], data, out, elements, steps)]
             ).seconds
             reads.append(programs * elements * steps * 4 / seconds)
         for elements in [FEW] if dry else COPIES:
             programs = words // elements
             seconds = clock.time(
-                [lambda: kernel(copy, dry)[(programs,)](data, out, elements)]  # noqa: B023
+                [partial(kernel(copy, dry)[(programs,)], data, out, elements)]
             ).seconds
             copies.append(programs * elements * 8 / seconds)
     return Roofs(read=max(reads) * 1e-9, copy=max(copies) * 1e-9)

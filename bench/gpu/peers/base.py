@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +38,7 @@ class PeerWeight:
     note: str = ""
 
 
-class Peer:
+class Peer(ABC):
     """Another library. What this machine lacks raises when it is used."""
 
     #: How it is called, and what ``pip`` calls it.
@@ -46,13 +47,13 @@ class Peer:
     #: Its formats, by our names or its own.
     variants: tuple[str, ...] = ()
 
+    @abstractmethod
     def pack(self, variant: str, weight: torch.Tensor) -> PeerWeight:
         """Pack a float16 weight [rows, columns] on its device.
 
         Raises:
             Exception: whatever the library raises where it cannot.
         """
-        raise NotImplementedError
 
 
 def measure(
