@@ -158,7 +158,7 @@ def check(made: Weight, method: Method, operation: str, x: F32, **config: int) -
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", [*EACH_KIND, *ADHOC])
+@pytest.mark.parametrize("name", [*names(), *ADHOC])
 def test_a_product_is_as_near_as_it_is_said_to_be(name: str, operation: str) -> None:
     gemv = operation == "gemv"
     made = weight(name, 2 if gemv else 4)
