@@ -74,13 +74,6 @@ ADHOC = {
         {{ sign negated }}  compare fp32_quotient""",
 }
 
-#: Shipped formats of every kind; what is left is like one of them.
-QUICK = {
-    *("any4", "block_dialect", "bof4_64", "dynamic8", "e4m3_tile128", "four_six", "fp4", "if4"),
-    *("int3_asym_g128", "iq4_nl", "lut3", "mixfp4", "mxfp6_e3m2", "mxint8", "nf4_dq", "nf5"),
-    *("nvfp4_16x16", "po2_nf4", "q4_0", "q4_1", "q4_k", "q5_0", "razer_weights", "sop_pair"),
-}
-
 
 @dataclass(frozen=True)
 class Given:
@@ -250,9 +243,7 @@ def test_a_million_elements_are_as_the_numpy_engine_has_them(name: str) -> None:
     assert_like_the_engine(backend, fmt, x, given, codes)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names()]
-)
+@pytest.mark.parametrize("name", names())
 def test_the_kernels_of_every_shipped_format_do_its_elements(name: str) -> None:
     fmt = kernel_format(load(name))
     rng = np.random.default_rng(5)

@@ -94,7 +94,6 @@ def test_no_kernel_spills(name: str, arch: int) -> None:
     assert_fits(name, arch, MOST_REGISTERS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in names() if name not in SHIPPED])
 def test_no_kernel_of_any_other_shipped_format_spills(name: str) -> None:
     assert_fits(name, 90, 255)
