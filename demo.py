@@ -36,7 +36,7 @@ from .runtime.models import (
     rotate,
     set_linear_weights,
 )
-from .runtime.simulate import lint, simulate
+from .runtime.rtl.simulate import lint, simulate
 from .runtime.sources import ModelSource, open_source
 
 if TYPE_CHECKING:

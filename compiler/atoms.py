@@ -15,7 +15,7 @@ from .closed_forms import VECTOR_HINT, ClosedForms, is_vector_name
 from .exact import FP32_MAX, EvaluationError, is_fp32, round_fp32, show_number, significant_bits
 from .floats import SmallFloat, named_float
 from .format import Grid
-from .hosts import HIF_HOSTS, holds
+from .hosts import COEFFICIENT_BITS, HIF_HOSTS, HifWord, holds
 from .report import Report, Settings, suggest
 from .transforms import Codes, apply, asks
 from .vocabulary import FLOAT_KNOBS, INTEGER_KNOBS, TRANSFORM_KNOBS
@@ -408,11 +408,8 @@ def _integers(bits: int, kind: str) -> tuple[Fraction | None, ...]:
 def _hif(kind: str) -> tuple[Fraction | None, ...]:
     """Every stored word of a HIF host; redundant words are codes of the same value."""
     last = HIF_HOSTS[kind].max_shift
-    return tuple(
-        Fraction((c - 32 if c & 16 else c) << shift) if shift <= last else None
-        for shift in range(1 << last.bit_length())
-        for c in range(32)
-    )
+    words = map(HifWord.of_bits, range(1 << COEFFICIENT_BITS + last.bit_length()))
+    return tuple(Fraction(word.value) if word.shift <= last else None for word in words)
 
 
 def _is_sound(grid: Grid, host: str, span: Span, report: Report) -> bool:

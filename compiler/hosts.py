@@ -28,6 +28,12 @@ class HifWord:
         """The integer that the word means."""
         return self.coefficient << self.shift
 
+    @classmethod
+    def of_bits(cls, bits: int) -> HifWord:
+        """The word of a stored byte, redundant ones too."""
+        half = 1 << (COEFFICIENT_BITS - 1)
+        return cls((bits & 2 * half - 1 ^ half) - half, bits >> COEFFICIENT_BITS)
+
     @property
     def bits(self) -> int:
         """The stored byte: the coefficient in the low five bits, the shift above it."""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from fmtc import formats
 from fmtc.codegen import emit
+from fmtc.codegen.design import design_of, side_of
 from fmtc.codegen.vectors.decode import MOST_VECTORS
 from fmtc.codegen.vectors.dot import dot_cases, exact_sum
 from fmtc.codegen.vectors.memory import decoder_count, dot_count
-from fmtc.codegen.vectors.shapes import shapes_of
 from fmtc.codegen.vectors.words import decoder_words, element_words, scale_fields, select_of
 from fmtc.compiler.exact import fp32_bits, fp32_from_bits, round_fp32
 from fmtc.compiler.hosts import HIF7, HIF8
@@ -45,8 +45,9 @@ def test_hif7_has_80_values_and_hif8_has_96():
     for name, host, count in (("hif7_words", HIF7, 80), ("hif8_words", HIF8, 96)):
         fmt = formats.load(FORMATS / f"{name}.fmt")
         words = [word for word in element_words(fmt) if word.valid]
-        assert len({word.integer for word in words}) == count == len(host.words())
-        assert all(word.integer == word.hif.value for word in words)
+        values = {word.word.value for word in words}
+        assert values == set(host.words())
+        assert len(values) == count
 
 
 def test_e2m3_times_8_lies_in_hif7_and_leaves_17_points():
@@ -60,9 +61,9 @@ def test_e2m3_times_8_lies_in_hif7_and_leaves_17_points():
 
 
 def test_hif7_times_hif8_has_the_widths_of_sop():
-    shapes = shapes_of(formats.load(FORMATS / "hif7_words.fmt"))
+    shapes = design_of(formats.load(FORMATS / "hif7_words.fmt"))
     assert (shapes.product.low, shapes.product.high, shapes.product.bits) == (-240, 256, 10)
-    assert (shapes.lane.low, shapes.lane.high, shapes.lane.bits) == (-30720, 32768, 17)
+    assert (shapes.term.low, shapes.term.high, shapes.term.bits) == (-30720, 32768, 17)
     assert shapes.total.bits == 21
 
 
@@ -87,30 +88,27 @@ def test_every_file_carries_the_hash_and_stays_small(name):
         if file.endswith(".jsonl"):
             assert len(text) < 10_000_000
     assert f"vectors: {decoder_count(fmt)} " in files[f"{fmt.name}_decoder.memh"]
-    assert f"vectors: {dot_count(fmt)}," in files[f"{fmt.name}_dot.memh"]
+    assert f"vectors: {dot_count(design_of(fmt))}," in files[f"{fmt.name}_dot.memh"]
 
 
 @pytest.mark.parametrize("name", EVERY, ids=str)
 def test_element_word_times_scale_fields_rounds_once_to_the_decoded_bits(name):
     fmt = formats.load(name)
     head, vectors = objects(fmt, "decode")
-    shapes = shapes_of(fmt)
-    assert len(vectors) == head["scale_words"] * shapes.selects * shapes.codes <= MOST_VECTORS
+    side = side_of(fmt)
+    assert len(vectors) == head["scale_words"] * side.selects * side.codes <= MOST_VECTORS
     step = max(1, len(vectors) // 2000) | 1
     for vector in vectors[::step]:
         fields = scale_fields(fmt, vector["word"])
         scale = fields["scale_significand"] * Fraction(2) ** (
-            fields["scale_exponent"] - shapes.scale_bias
+            fields["scale_exponent"] - side.scale_bias
         )
         sign = -1 if fields["scale_sign"] else 1
-        if "fixed" in vector:
-            element = vector["fixed"]
-        else:
-            c, s = vector["coefficient"], vector["shift"]
-            element = None if c is None else c << s
+        c, s = vector["coefficient"], vector["shift"]
+        element = None if c is None else c << s
         if element is None or fields["scale_nan"] or fields.get("scale_infinity"):
             continue
-        product = sign * element * Fraction(2) ** shapes.unit * scale
+        product = sign * element * Fraction(2) ** side.operand.unit * scale
         bits = int(vector["bits"], 16)
         decoded = fp32_from_bits(bits)
         if head["shift"]:
@@ -184,30 +182,27 @@ def test_midpoint_rows_meet_every_threshold_on_both_sides():
 @pytest.mark.parametrize("name", EVERY, ids=str)
 def test_the_golden_sums_are_exact_in_integers(name):
     fmt = formats.load(name)
-    shapes = shapes_of(fmt)
+    design = design_of(fmt)
     words = element_words(fmt)
     invalid = 0
     sums = []
-    for case in dot_cases(fmt):
+    for case in dot_cases(design):
         select = case.select_field if fmt.select.place == "field" else select_of(fmt, case.word)
         total = 0
         for code, (coefficient, shift) in zip(case.codes, case.activations, strict=True):
             word = words[select << fmt.code_bits | code]
             if word.valid and shift <= 4:
-                if word.hif:
-                    total += (word.hif.coefficient * coefficient) << (word.hif.shift + shift)
-                else:
-                    total += (word.integer * coefficient) << shift
-        golden, valid = exact_sum(fmt, case)
+                total += (word.word.coefficient * coefficient) << (word.word.shift + shift)
+        golden, valid = exact_sum(design, case)
         assert golden == total
         invalid += not valid
         sums.append(golden)
         assert len(case.codes) == len(case.activations) == fmt.block
     assert 3 <= invalid < len(sums) // 2
     # The extremes are reached: one bit less would not hold the sums.
-    assert {min(sums), max(sums)} & {shapes.total.low, shapes.total.high}
+    assert {min(sums), max(sums)} & {design.total.low, design.total.high}
     bits = max(s.bit_length() if s >= 0 else (~s).bit_length() for s in sums) + 1
-    assert bits == shapes.total.bits
+    assert bits == design.total.bits
 
 
 @pytest.mark.parametrize("name", EVERY, ids=str)
@@ -260,7 +255,7 @@ def test_a_long_block_keeps_its_files_small():
     assert all(len(text) < 10_000_000 for text in files.values())
     lanes = {
         tuple(i for i, (c, _) in enumerate(case.activations) if c)
-        for case in dot_cases(fmt)
+        for case in dot_cases(design_of(fmt))
         if sum(1 for c, _ in case.activations if c) == 1
     }
     assert {(0,), (4095,), (2048,), (2047,)} <= lanes

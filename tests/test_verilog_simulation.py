@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
-import fmtc.runtime.simulate as simulate_module
+import fmtc.runtime.rtl.simulate as simulate_module
 import pytest
 from fmtc import formats
+from fmtc.codegen.design import design_of
 from fmtc.codegen.vectors.memory import decoder_count, dot_count
+from fmtc.codegen.verilog import benches_of, modules_of
 from fmtc.runtime.backend import BackendUnavailable
-from fmtc.runtime.simulate import lint, run_benches, simulate, write_rtl
+from fmtc.runtime.rtl.simulate import lint, run_benches, simulate, write_rtl
 from representatives import PLAIN
 
 OWN = sorted((Path(__file__).parent / "golden/verilog/formats").glob("*.fmt"))
@@ -26,10 +28,14 @@ def need(*tools):
 @pytest.mark.parametrize("name", EVERY)
 def test_the_rtl_and_its_benches_are_clean_in_two_linters(name):
     need("verilator", "iverilog")
-    report = lint(formats.load(name))
+    fmt = formats.load(name)
+    report = lint(fmt)
     assert [(r.tool, r.module, r.log) for r in report.results if not r.clean] == []
     assert report.passed
-    assert len(report.results) == 8
+    design = design_of(fmt)
+    tops = [m.name for m in modules_of(design)] + [b.top for b in benches_of(design)]
+    linted = sorted((r.module, r.tool) for r in report.results)
+    assert linted == sorted((top, tool) for top in tops for tool in ("iverilog", "verilator"))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -39,19 +45,20 @@ def test_the_benches_pass_and_try_every_input_of_the_decoder(name):
     report = simulate(fmt)
     assert [bench.log for bench in report.benches if not bench.passed] == []
     assert report.passed
-    decoder, dot = report.benches
+    benches = {bench.name.removeprefix(f"{fmt.name}_"): bench for bench in report.benches}
+    decoder, dot = benches["decoder"], benches["dot"]
     words = fmt.scale.word.container
     selects = 1 << fmt.select.bits if fmt.select.place == "field" else 1
     if words <= 12:
         assert decoder.vectors == (1 << words) * selects << fmt.code_bits
     assert decoder.vectors == decoder_count(fmt) >= 512
-    assert dot.vectors == dot_count(fmt) >= 512
+    assert dot.vectors == dot_count(design_of(fmt)) >= 512
 
 
 def test_two_simulators_agree_on_a_dot_product():
     need("iverilog", "verilator")
     fmt = formats.load("sop_pair")
-    reports = [simulate(fmt, simulator=s, units=["dot"]) for s in ("iverilog", "verilator")]
+    reports = [simulate(fmt, simulator=s, parts=["dot"]) for s in ("iverilog", "verilator")]
     assert [report.passed for report in reports] == [True, True], reports
     assert reports[0].benches[0].vectors == reports[1].benches[0].vectors
 
@@ -68,8 +75,8 @@ def test_verilator_passes_every_bench(name):
 def written(tmp_path):
     """mxfp4's files in a directory, and a way to change one of them."""
     need("iverilog")
-    fmt = formats.load("mxfp4")
-    write_rtl(fmt, tmp_path)
+    design = design_of(formats.load("mxfp4"))
+    write_rtl(design, tmp_path)
 
     def change(name, old, new):
         path = tmp_path / name
@@ -77,13 +84,13 @@ def written(tmp_path):
         assert old in text, f"nothing to change in {name}"
         path.write_text(text.replace(old, new, 1))
 
-    return fmt, tmp_path, change
+    return design, tmp_path, change
 
 
 def test_a_wrong_table_entry_fails_both_benches(written):
-    fmt, directory, change = written
-    change("mxfp4_element_decoder.v", "4'h7: word = {1'b1, 5'h0c", "4'h7: word = {1'b1, 5'h0d")
-    report = run_benches(fmt, directory)
+    design, directory, change = written
+    change("rtl/mxfp4_element_decoder.v", "4'h7: word = {1'b1, 3'h3", "4'h7: word = {1'b1, 3'h2")
+    report = run_benches(design, directory, parts=["decoder", "dot"])
     assert not report.passed
     assert [bench.passed for bench in report.benches] == [False, False]
     assert "FAIL mxfp4_decoder 256 of 4096 vectors" in report.benches[0].log
@@ -92,48 +99,50 @@ def test_a_wrong_table_entry_fails_both_benches(written):
 
 
 def test_a_wrong_scale_rule_fails(written):
-    fmt, directory, change = written
+    design, directory, change = written
     change(
-        "mxfp4_scale_decoder.v", "assign scale_nan_o = &exponent_field", "assign scale_nan_o = 1'b0"
+        "rtl/mxfp4_scale_decoder.v",
+        "assign scale_nan_o = &exponent_field",
+        "assign scale_nan_o = 1'b0",
     )
-    report = run_benches(fmt, directory)
+    report = run_benches(design, directory, parts=["decoder"])
     assert "FAIL mxfp4_decoder 16 of 4096 vectors" in report.benches[0].log
     assert not report.passed
 
 
 def test_a_sum_one_bit_too_narrow_fails(written):
-    fmt, directory, change = written
-    change("mxfp4_dot.v", "  assign sum_o = sum;", "  assign sum_o = {sum[16], sum[16:0]};")
-    dot = run_benches(fmt, directory, units=["dot"]).benches[0]
+    design, directory, change = written
+    change("rtl/mxfp4_dot.v", "  assign sum_o = sum;", "  assign sum_o = {sum[16], sum[16:0]};")
+    dot = run_benches(design, directory, parts=["dot"]).benches[0]
     assert not dot.passed
     assert "FAIL mxfp4_dot" in dot.log
 
 
 @pytest.mark.parametrize("row", [5, 260], ids=["scale", "element"])
 def test_a_wrong_vector_fails(written, row):
-    fmt, directory, _ = written
-    path = directory / "mxfp4_decoder.memh"
+    design, directory, _ = written
+    path = directory / "tb/mxfp4_decoder.memh"
     lines = path.read_text().splitlines()
     index = [i for i, line in enumerate(lines) if not line.startswith("//")][row]
     lines[index] = f"{int(lines[index], 16) ^ 4:0{len(lines[index])}x}"
     path.write_text("\n".join(lines) + "\n")
-    report = run_benches(fmt, directory, units=["decoder"])
+    report = run_benches(design, directory, parts=["decoder"])
     assert not report.passed
     assert "FAIL mxfp4_decoder" in report.benches[0].log
 
 
 @pytest.mark.parametrize("unit", ["decoder", "dot"])
 def test_truncated_vectors_fail(written, unit):
-    fmt, directory, _ = written
-    path = directory / f"mxfp4_{unit}.memh"
+    design, directory, _ = written
+    path = directory / f"tb/mxfp4_{unit}.memh"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
-    assert not run_benches(fmt, directory, units=[unit]).passed
+    assert not run_benches(design, directory, parts=[unit]).passed
 
 
 def test_missing_vectors_fail(written):
-    fmt, directory, _ = written
-    (directory / "mxfp4_dot.memh").unlink()
-    assert not run_benches(fmt, directory, units=["dot"]).passed
+    design, directory, _ = written
+    (directory / "tb/mxfp4_dot.memh").unlink()
+    assert not run_benches(design, directory, parts=["dot"]).passed
 
 
 @pytest.mark.parametrize(
@@ -148,26 +157,26 @@ def test_missing_vectors_fail(written):
     ids=["fewer", "another module", "none", "two verdicts", "silence"],
 )
 def test_a_bench_that_did_not_check_every_vector_does_not_pass(written, line):
-    fmt, directory, change = written
-    change("mxfp4_decoder_tb.v", "  initial begin", f"  initial begin {line} $finish;")
-    bench = run_benches(fmt, directory, units=["decoder"]).benches[0]
+    design, directory, change = written
+    change("tb/mxfp4_decoder_tb.v", "  initial begin", f"  initial begin {line} $finish;")
+    bench = run_benches(design, directory, parts=["decoder"]).benches[0]
     assert not bench.passed
 
 
 def test_rtl_that_does_not_compile_fails_with_the_compilers_words(written):
-    fmt, directory, change = written
-    change("mxfp4_scale_decoder.v", "endmodule", "")
-    bench = run_benches(fmt, directory, units=["decoder"]).benches[0]
+    design, directory, change = written
+    change("rtl/mxfp4_scale_decoder.v", "endmodule", "")
+    bench = run_benches(design, directory, parts=["decoder"]).benches[0]
     assert not bench.passed
     assert bench.vectors == 0
     assert "syntax error" in bench.log
 
 
 def test_a_simulation_that_hangs_is_ended(written, monkeypatch):
-    fmt, directory, change = written
+    design, directory, change = written
     monkeypatch.setattr(simulate_module, "LEAST_RUN_SECONDS", 0)
-    change("mxfp4_decoder_tb.v", "  initial begin", "  initial begin while (1) begin #1; end")
-    bench = run_benches(fmt, directory, units=["decoder"]).benches[0]
+    change("tb/mxfp4_decoder_tb.v", "  initial begin", "  initial begin while (1) begin #1; end")
+    bench = run_benches(design, directory, parts=["decoder"]).benches[0]
     assert not bench.passed
     assert "did not end within 2 s" in bench.log
 
@@ -193,5 +202,5 @@ def test_unknown_simulators_and_units_are_refused(tmp_path):
     fmt = formats.load("mxfp4")
     with pytest.raises(ValueError, match="there are iverilog, verilator"):
         simulate(fmt, simulator="modelsim")
-    with pytest.raises(ValueError, match="there are decoder, dot"):
-        run_benches(fmt, tmp_path, units=["adder"])
+    with pytest.raises(ValueError, match=r"no bench for .*'adder'.*there are decoder, "):
+        run_benches(design_of(fmt), tmp_path, parts=["adder"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fmtc import formats
 from fmtc.codegen import emit
+from fmtc.compiler.datapath.operands import operand_of
 from representatives import PLAIN
 
 GOLDEN = Path(__file__).parent / "golden/verilog"
@@ -19,7 +20,7 @@ EVERY = [*PLAIN, *OWN]
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.v")), ids=lambda p: p.name)
 def test_the_text_is_the_committed_one(path):
     name = "sop_pair" if path.name.startswith("sop_pair") else "mxfp4"
-    assert emit(formats.load(name), "verilog")[path.name] == path.read_text(), (
+    assert emit(formats.load(name), "verilog")[f"rtl/{path.name}"] == path.read_text(), (
         "if the change is meant: make golden"
     )
 
@@ -39,13 +40,13 @@ def test_the_committed_modules_are_the_decoders_and_a_dot_product():
 @pytest.mark.parametrize("name", EVERY, ids=str)
 def test_the_text_follows_the_conventions(name):
     fmt = formats.load(name)
-    files = emit(fmt, "verilog")
-    assert len(files) == 6
+    files = {n: t for n, t in emit(fmt, "verilog").items() if n.endswith(".v")}
+    assert len(files) >= 6
     for file, text in files.items():
         assert text.isascii()
         assert text.endswith("`default_nettype wire\n")
         assert fmt.content_hash in text
-        assert re.search(rf"^module {file[:-2]}\b", text, re.MULTILINE)
+        assert re.search(rf"^module {Path(file).stem}\b", text, re.MULTILINE)
         code = [line for line in text.splitlines() if not line.lstrip().startswith("//")]
         assert code[0] == "`default_nettype none"
         for line in text.splitlines():
@@ -67,10 +68,10 @@ def test_a_users_words_never_open_a_comment(name):
 
 def test_every_number_of_a_grid_stands_in_the_table_with_code_value_and_word():
     fmt = formats.load("sop_pair")
-    text = emit(fmt, "verilog")["sop_pair_element_decoder.v"]
+    text = emit(fmt, "verilog")["rtl/sop_pair_element_decoder.v"]
     for index, grid in enumerate(fmt.grids):
         for code, value in enumerate(grid.values):
-            word = fmt.hosting.words[index][code]
+            word = operand_of(fmt).words[index][code]
             assert (
                 f"5'h{index << 4 | code:02x}: word = {{1'b1, 5'h{word.coefficient & 31:02x}, "
                 f"2'd{word.shift}}};  // = {value} = {word.coefficient} * 2^{word.shift}, "
@@ -80,7 +81,7 @@ def test_every_number_of_a_grid_stands_in_the_table_with_code_value_and_word():
 
 def test_codes_that_are_no_numbers_have_no_table_entry():
     fmt = formats.load(GOLDEN / "formats/fp8_with_nan.fmt")
-    text = emit(fmt, "verilog")["fp8_with_nan_element_decoder.v"]
+    text = emit(fmt, "verilog")["rtl/fp8_with_nan_element_decoder.v"]
     assert text.count(": word = ") == 254 + 1  # the default
     assert "8'h7f" not in text
     assert "8'hff" not in text
@@ -115,5 +116,6 @@ def test_a_long_name_keeps_the_lines_short():
 
     name = "a" * 60
     fmt = compile_text(f"format {name} {{ block 4  grid e2m1  scale e8m0 }}")
-    for text in emit(fmt, "verilog").values():
-        assert max(map(len, text.splitlines())) <= 100
+    for name, text in emit(fmt, "verilog").items():
+        if name.endswith(".v"):
+            assert max(map(len, text.splitlines())) <= 100

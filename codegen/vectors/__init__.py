@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...compiler.describe import datasheet
 from ...compiler.format import Format
+from ..design import design_of
 from ..render import provenance, render
 from .decode import decode_lines
 from .encode import encode_lines
@@ -39,5 +40,5 @@ def emit(fmt: Format) -> dict[str, str]:
         f"{fmt.name}_decode.jsonl": decode_lines(fmt),
         f"{fmt.name}_encode.jsonl": encode_lines(fmt),
         f"{fmt.name}_decoder.memh": decoder_memory(fmt),
-        f"{fmt.name}_dot.memh": dot_memory(fmt),
+        f"{fmt.name}_dot.memh": dot_memory(design_of(fmt)),
     }

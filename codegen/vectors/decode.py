@@ -9,8 +9,8 @@ import numpy as np
 from ...compiler.format import Format
 from ...compiler.reference import Blocks, decode_blocks
 from ...compiler.view import NAN_BITS, view_of
+from ..design import side_of
 from .lines import header, json_lines, neutral_level
-from .shapes import shapes_of
 from .words import decoder_words, element_words, select_of
 
 #: Vectors of one file: more scale words than fit are thinned out evenly.
@@ -22,22 +22,22 @@ def decode_lines(fmt: Format) -> str:
 
     A vector is the decoded binary32 number (``bits``, hexadecimal, every NaN as 7fc00000) of
     a scale word, select and code, and the element's hardware word: ``coefficient`` and
-    ``shift``, or ``fixed``; null for a code that is no number.
+    ``shift``; null for a code that is no number.
     """
     words = listed_words(fmt)
     head = header(fmt, "decode") | {
         "scale_words": len(words),
         "scale_words_of_memh": len(decoder_words(fmt)),
-        "element": "coefficient * 2^(shift + unit)" if fmt.hosting else "fixed * 2^unit",
-        "unit": shapes_of(fmt).unit,
+        "element": "coefficient * 2^(shift + unit)",
+        "unit": side_of(fmt).operand.unit,
     }
     return json_lines(head, ()) + "".join(_vectors(fmt, words))
 
 
 def listed_words(fmt: Format) -> tuple[int, ...]:
     """``decoder_words``, thinned out evenly so that the file stays at MOST_VECTORS."""
-    shapes, words = shapes_of(fmt), decoder_words(fmt)
-    keep = max(2, MOST_VECTORS // (shapes.selects * shapes.codes))
+    side, words = side_of(fmt), decoder_words(fmt)
+    keep = max(2, MOST_VECTORS // (side.selects * side.codes))
     if len(words) <= keep:
         return words
     return tuple(words[i * (len(words) - 1) // (keep - 1)] for i in range(keep))
@@ -45,19 +45,19 @@ def listed_words(fmt: Format) -> tuple[int, ...]:
 
 def _vectors(fmt: Format, words: tuple[int, ...]) -> Iterator[str]:
     """A vector's line each: there are so many that they are not made as objects first."""
-    shapes, elements = shapes_of(fmt), _element_members(fmt)
-    for field in range(shapes.selects):
+    side, elements = side_of(fmt), _element_members(fmt)
+    for field in range(side.selects):
         for word, row in zip(words, _decoded_bits(fmt, words, field).tolist(), strict=True):
-            select = field if shapes.select_is_field else select_of(fmt, word)
+            select = field if side.select_is_field else select_of(fmt, word)
             first = f'{{"word":{word},"select":{select},"code":'
-            own = elements[select << shapes.code_bits :]
+            own = elements[select << side.code_bits :]
             for code, (bits, members) in enumerate(zip(row, own, strict=False)):
                 yield f'{first}{code},"bits":"{bits:08x}",{members}}}\n'
 
 
 def _decoded_bits(fmt: Format, words: tuple[int, ...], field: int) -> np.ndarray:
     """uint32 [words, codes] from the reference decoder."""
-    count, codes = len(words), shapes_of(fmt).codes
+    count, codes = len(words), side_of(fmt).codes
     blocks = Blocks(
         np.broadcast_to(np.arange(codes, dtype=np.uint8), (count, codes)),
         np.array(words, np.uint32),
@@ -69,12 +69,9 @@ def _decoded_bits(fmt: Format, words: tuple[int, ...], field: int) -> np.ndarray
 
 def _element_members(fmt: Format) -> list[str]:
     """By ``select << code_bits | code``: what a vector's object says about its element."""
-    members = []
-    for word in element_words(fmt):
-        if word.hif is None:
-            members.append(f'"fixed":{word.integer if word.valid else "null"}')
-        elif word.valid:
-            members.append(f'"coefficient":{word.hif.coefficient},"shift":{word.hif.shift}')
-        else:
-            members.append('"coefficient":null,"shift":null')
-    return members
+    return [
+        f'"coefficient":{word.word.coefficient},"shift":{word.word.shift}'
+        if word.valid
+        else '"coefficient":null,"shift":null'
+        for word in element_words(fmt)
+    ]

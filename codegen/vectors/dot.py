@@ -8,11 +8,10 @@ from fractions import Fraction
 from functools import lru_cache
 from math import lcm
 
-from ...compiler.format import Format, Grid
-from ...compiler.hosts import COEFFICIENT_BITS
+from ...compiler.format import Grid
 from ...compiler.view import view_of
+from ..design import Design, Operand
 from .draws import Draws
-from .shapes import ACTIVATION, ACTIVATION_SHIFT_BITS, shapes_of
 from .words import decoder_words, select_of
 
 #: Random blocks, and the fewest of them where a block is long.
@@ -23,10 +22,8 @@ RANDOM_LANES = 200_000
 #: powers of two, which tell every bit of a lane's index apart.
 SINGLE_LANES = 64
 
-#: Two's-complement coefficient of a HIF8 activation and its shift.
+#: Two's-complement coefficient of an activation and its shift.
 Activation = tuple[int, int]
-_MOST, _LEAST = (15, ACTIVATION.max_shift), (-16, ACTIVATION.max_shift)
-_NOTHING, _ONE, _MINUS_ONE = (0, ACTIVATION.max_shift), (1, 0), (-1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +39,87 @@ class DotCase:
     activations: tuple[Activation, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The words that activations are drawn from.
+
+    ``every`` has the format's own words, of HIF8 the redundant ones too.
+    """
+
+    every: tuple[Activation, ...]
+    most: Activation
+    least: Activation
+    nothing: Activation
+    one: Activation
+    minus_one: Activation
+    outside: tuple[Activation, ...]
+
+
 @lru_cache(maxsize=8)
-def dot_cases(fmt: Format) -> tuple[DotCase, ...]:
+def _words(operand: Operand) -> _Words:
+    found = {
+        (word.coefficient, word.shift): word.value
+        for row in operand.words
+        for word in row
+        if word is not None
+    }
+    positive = [word for word, value in found.items() if value > 0]
+    negative = [word for word, value in found.items() if value < 0] or [(0, 0)]
+    low = operand.coefficients.low
+    shifts = range(operand.max_shift + 1, 1 << operand.shift_bits)
+    return _Words(
+        every=tuple(found),
+        most=max(found, key=found.__getitem__),
+        least=min(found, key=found.__getitem__),
+        nothing=(0, operand.max_shift),
+        one=min(positive, key=found.__getitem__),
+        minus_one=max(negative, key=lambda word: found.get(word, 0)),
+        outside=tuple((low, shift) for shift in shifts),
+    )
+
+
+@lru_cache(maxsize=8)
+def dot_cases(design: Design) -> tuple[DotCase, ...]:
     """Extreme and random blocks, the same on every call."""
-    return tuple(_cases(fmt))
+    return tuple(_cases(design))
 
 
-def _cases(fmt: Format) -> Iterator[DotCase]:
-    draws = Draws(1)
-    pool = _heads(fmt)
+def _cases(design: Design) -> Iterator[DotCase]:
+    draws, fmt = Draws(1), design.weights.fmt
+    pool = _heads(design)
     for select, grid in enumerate(fmt.grids):
-        for codes, activations in _extremes(fmt, grid, select):
+        for codes, activations in _extremes(design, grid, select):
             yield DotCase(*draws.of(pool[select]), codes, activations)
     for lane in _lanes_alone(fmt.block):
-        yield _single(fmt, draws.of(pool[0]), lane)
+        yield _single(design, draws.of(pool[0]), lane)
     for select in range(len(pool)):
-        yield from _broken(fmt, draws, pool[select], select)
-    for _ in range(random_count(fmt)):
+        yield from _broken(design, draws, pool[select], select)
+    for _ in range(random_count(design)):
         select = draws.below(len(fmt.grids))
-        yield _random(fmt, draws, draws.of(pool[select]), select)
+        yield _random(design, draws, draws.of(pool[select]), select)
 
 
-def random_count(fmt: Format) -> int:
+def random_count(design: Design) -> int:
     """How many random blocks there are."""
-    return max(FEWEST_RANDOM_CASES, min(RANDOM_CASES, RANDOM_LANES // fmt.block))
+    return max(FEWEST_RANDOM_CASES, min(RANDOM_CASES, RANDOM_LANES // design.block))
 
 
-def exact_sum(fmt: Format, case: DotCase) -> tuple[int, bool]:
+def exact_sum(design: Design, case: DotCase) -> tuple[int, bool]:
     """The block's sum of value * activation in units of 2^unit, and whether it counts.
 
-    From the grid's rationals: a lane whose code is no number, or whose activation is no HIF8
-    word, adds nothing and makes the sum count for nothing.
+    From the grid's rationals: a lane whose code is no number, or whose activation has a shift
+    that its format has not, adds nothing and makes the sum count for nothing.
     """
+    fmt, last = design.weights.fmt, design.activations.operand.max_shift
     select = case.select_field if fmt.select.place == "field" else select_of(fmt, case.word)
-    tables, divisor = _integers(fmt)
+    tables, divisor = _integers(design)
     if select >= len(tables):
         return 0, False
     values = tables[select]
     total, valid = 0, True
     for code, (coefficient, shift) in zip(case.codes, case.activations, strict=True):
         value = values[code]
-        if value is None or shift > ACTIVATION.max_shift:
+        if value is None or shift > last:
             valid = False
         else:
             total += value * coefficient << shift
@@ -93,18 +130,21 @@ def exact_sum(fmt: Format, case: DotCase) -> tuple[int, bool]:
 
 
 @lru_cache(maxsize=8)
-def _integers(fmt: Format) -> tuple[tuple[tuple[int | None, ...], ...], int]:
+def _integers(design: Design) -> tuple[tuple[tuple[int | None, ...], ...], int]:
     """Every grid's values in units of 2^unit, times the divisor that makes all of them whole."""
-    unit = Fraction(2) ** shapes_of(fmt).unit
-    grids = [[None if v is None else v / unit for v in grid.values] for grid in fmt.grids]
+    unit = Fraction(2) ** design.weights.operand.unit
+    grids = [
+        [None if v is None else v / unit for v in grid.values] for grid in design.weights.fmt.grids
+    ]
     divisor = lcm(*(v.denominator for values in grids for v in values if v is not None))
     return tuple(
         tuple(None if v is None else int(v * divisor) for v in values) for values in grids
     ), divisor
 
 
-def _heads(fmt: Format) -> list[list[tuple[int, int]]]:
+def _heads(design: Design) -> list[list[tuple[int, int]]]:
     """For every select: the (scale word, select field) pairs that say it."""
+    fmt = design.weights.fmt
     words = decoder_words(fmt)
     if fmt.select.place == "field":
         return [[(word, select) for word in words] for select in range(1 << fmt.select.bits)]
@@ -115,24 +155,24 @@ def _heads(fmt: Format) -> list[list[tuple[int, int]]]:
 
 
 def _extremes(
-    fmt: Format, grid: Grid, select: int
+    design: Design, grid: Grid, select: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[Activation, ...]]]:
-    block = fmt.block
+    block, words = design.block, _words(design.activations.operand)
     high, low = grid.values.index(grid.high), grid.values.index(grid.low)
     small = grid.values.index(min((v for v in grid.numbers if v), key=abs))
-    zero = view_of(fmt).grids[select].zero_code
+    zero = view_of(design.weights.fmt).grids[select].zero_code
     for code in (high, low):
-        for activation in (_MOST, _LEAST):
+        for activation in (words.most, words.least):
             yield (code,) * block, (activation,) * block
     ends = tuple(high if lane % 2 else low for lane in range(block))
-    swing = tuple(_MOST if lane % 2 else _LEAST for lane in range(block))
-    yield ends, (_LEAST,) * block
+    swing = tuple(words.most if lane % 2 else words.least for lane in range(block))
+    yield ends, (words.least,) * block
     yield ends, swing
     yield (high,) * block, swing
-    yield (zero,) * block, (_LEAST,) * block
-    yield (high,) * block, (_NOTHING,) * block
-    yield (small,) * block, (_ONE,) * block
-    yield (small,) * block, (_MINUS_ONE,) * block
+    yield (zero,) * block, (words.least,) * block
+    yield (high,) * block, (words.nothing,) * block
+    yield (small,) * block, (words.one,) * block
+    yield (small,) * block, (words.minus_one,) * block
 
 
 def _lanes_alone(block: int) -> list[int]:
@@ -142,44 +182,45 @@ def _lanes_alone(block: int) -> list[int]:
     return sorted({0, block - 1} | {p for p in powers if p < block} | {p - 1 for p in powers})
 
 
-def _single(fmt: Format, head: tuple[int, int], lane: int) -> DotCase:
+def _single(design: Design, head: tuple[int, int], lane: int) -> DotCase:
     """The largest product in one lane; the others have a large code and nothing to weigh."""
-    grid = fmt.grids[0]
-    codes = (grid.values.index(grid.absmax_end),) * fmt.block
-    activations = tuple(_LEAST if i == lane else _NOTHING for i in range(fmt.block))
+    grid, words = design.weights.fmt.grids[0], _words(design.activations.operand)
+    codes = (grid.values.index(grid.absmax_end),) * design.block
+    activations = tuple(words.least if i == lane else words.nothing for i in range(design.block))
     return DotCase(*head, codes, activations)
 
 
 def _broken(
-    fmt: Format, draws: Draws, heads: list[tuple[int, int]], select: int
+    design: Design, draws: Draws, heads: list[tuple[int, int]], select: int
 ) -> Iterator[DotCase]:
-    """One lane that is no number: a code without a value, a shift that HIF8 has not."""
-    values = fmt.grids[select].values if select < len(fmt.grids) else (None,)
-    sound = _random(fmt, draws, draws.of(heads), min(select, len(fmt.grids) - 1), strict=True)
+    """One lane that is no number: a code without a value, a shift that no activation has."""
+    grids = design.weights.fmt.grids
+    values = grids[select].values if select < len(grids) else (None,)
+    sound = _random(design, draws, draws.of(heads), min(select, len(grids) - 1), strict=True)
     if None in values:
-        lane = draws.below(fmt.block)
+        lane = draws.below(design.block)
         codes = list(sound.codes)
         codes[lane] = values.index(None)
         yield DotCase(*draws.of(heads), tuple(codes), sound.activations)
-    for shift in range(ACTIVATION.max_shift + 1, 1 << ACTIVATION_SHIFT_BITS):
-        lane = draws.below(fmt.block)
+    for word in _words(design.activations.operand).outside:
+        lane = draws.below(design.block)
         activations = list(sound.activations)
-        activations[lane] = (-16, shift)
+        activations[lane] = word
         yield DotCase(*draws.of(heads), sound.codes, tuple(activations))
 
 
 def _random(
-    fmt: Format, draws: Draws, head: tuple[int, int], select: int, *, strict: bool = False
+    design: Design, draws: Draws, head: tuple[int, int], select: int, *, strict: bool = False
 ) -> DotCase:
-    """Uniform codes and HIF8 words, the redundant ones too; one in eight takes any bits."""
+    """Uniform codes and activations' words; one in eight takes any codes and shifts."""
     anything = draws.below(8) == 0 and not strict
-    values = fmt.grids[select].values
+    values = design.weights.fmt.grids[select].values
     codes = [code for code, value in enumerate(values) if anything or value is not None]
-    shifts = 1 << ACTIVATION_SHIFT_BITS if anything else ACTIVATION.max_shift + 1
-    half = 1 << (COEFFICIENT_BITS - 1)
+    words = _words(design.activations.operand)
+    pool = words.every + (words.outside if anything else ())
     below = draws.below
     return DotCase(
         *head,
-        tuple([codes[below(len(codes))] for _ in range(fmt.block)]),
-        tuple([(below(2 * half) - half, below(shifts)) for _ in range(fmt.block)]),
+        tuple([codes[below(len(codes))] for _ in range(design.block)]),
+        tuple([pool[below(len(pool))] for _ in range(design.block)]),
     )

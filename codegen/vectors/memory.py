@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ...compiler.format import Format
-from ...compiler.hosts import COEFFICIENT_BITS
+from ..design import Design, Side, side_of
 from ..render import provenance
-from .dot import dot_cases, exact_sum
+from .dot import Activation, dot_cases, exact_sum
 from .draws import SEED
-from .shapes import ACTIVATION_SHIFT_BITS, Shapes, shapes_of
 from .words import decoder_words, element_words, scale_fields
 
 
@@ -35,45 +34,63 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The rows of both files of a format.
+class SideLayout:
+    """The rows of ``<fmt>_decoder.memh``.
 
-    ``<fmt>_decoder.memh``: a ``scale`` row for every word of ``decoder_words``, then an
-    ``element`` row for every ``select << code_bits | code``. ``<fmt>_dot.memh``: for every
-    case a ``head`` row and then a ``lane`` row for every lane.
+    A ``scale`` row for every word of ``decoder_words``, then an ``element`` row for every
+    ``select << code_bits | code``.
     """
 
     scale: Row
     element: Row
+
+    @property
+    def bits(self) -> int:
+        """The width of the memory."""
+        return max(self.scale.bits, self.element.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class DotLayout:
+    """The rows of ``<fmt>_dot.memh``: for every case a ``head`` row and then one for each lane."""
+
     head: Row
     lane: Row
 
     @property
-    def decoder_bits(self) -> int:
-        """The width of the decoder's memory."""
-        return max(self.scale.bits, self.element.bits)
-
-    @property
-    def dot_bits(self) -> int:
-        """The width of the dot product's memory."""
+    def bits(self) -> int:
+        """The width of the memory."""
         return max(self.head.bits, self.lane.bits)
 
 
-def layout_of(shapes: Shapes) -> Layout:
-    """The row layouts that ``shapes`` asks for."""
-    word = ("scale_word", shapes.container)
-    field = (("select", shapes.select_bits),) if shapes.select_is_field else ()
-    return Layout(
-        scale=Row((word, *shapes.scale_fields)),
-        element=Row(shapes.element_fields),
+def side_layout(side: Side) -> SideLayout:
+    """The rows of a decoder's memory."""
+    return SideLayout(
+        scale=Row((("scale_word", side.container), *side.scale_fields)),
+        element=Row(side.element_fields),
+    )
+
+
+def dot_layout(design: Design) -> DotLayout:
+    """The rows of a dot product's memory."""
+    side, activation = design.weights, design.activations.operand
+    field = (("select", side.select_bits),) if side.select_is_field else ()
+    shift = (("activation_shift", activation.shift_bits),) if activation.shift_bits else ()
+    return DotLayout(
         head=Row(
-            (word, *field, *shapes.scale_fields, ("sum_valid", 1), ("sum", shapes.total.bits))
+            (
+                ("scale_word", side.container),
+                *field,
+                *side.scale_fields,
+                ("sum_valid", 1),
+                ("sum", design.total.bits),
+            )
         ),
         lane=Row(
             (
-                ("code", shapes.code_bits),
-                ("activation_coefficient", COEFFICIENT_BITS),
-                ("activation_shift", ACTIVATION_SHIFT_BITS),
+                ("code", side.code_bits),
+                ("activation_coefficient", activation.coefficient_bits),
+                *shift,
             )
         ),
     )
@@ -81,63 +98,60 @@ def layout_of(shapes: Shapes) -> Layout:
 
 def decoder_count(fmt: Format) -> int:
     """Vectors of the decoder's bench: every word with every select field and every code."""
-    shapes = shapes_of(fmt)
-    return len(decoder_words(fmt)) * shapes.selects * shapes.codes
+    side = side_of(fmt)
+    return len(decoder_words(fmt)) * side.selects * side.codes
 
 
-def dot_count(fmt: Format) -> int:
+def dot_count(design: Design) -> int:
     """Vectors of the dot product's bench."""
-    return len(dot_cases(fmt))
+    return len(dot_cases(design))
 
 
 def decoder_memory(fmt: Format) -> str:
-    """The text of ``<fmt>_decoder.memh``; see ``Layout``."""
-    layout = layout_of(shapes_of(fmt))
+    """The text of ``<fmt>_decoder.memh``; see ``SideLayout``."""
+    side = side_of(fmt)
+    layout = side_layout(side)
     scales = (
         layout.scale.pack({"scale_word": word} | scale_fields(fmt, word))
         for word in decoder_words(fmt)
     )
-    elements = (layout.element.pack(word.fields()) for word in element_words(fmt))
+    elements = (layout.element.pack(word.fields(side)) for word in element_words(fmt))
     notes = (
         f"vectors: {decoder_count(fmt)} = every scale row with every element row it can meet",
         f"{len(decoder_words(fmt))} scale rows: {_columns(layout.scale)}",
         f"then {len(element_words(fmt))} element rows by select and code: "
         + _columns(layout.element),
     )
-    return _text(fmt, notes, layout.decoder_bits, chain(scales, elements))
+    return _text(fmt, notes, layout.bits, chain(scales, elements))
 
 
-def dot_memory(fmt: Format) -> str:
-    """The text of ``<fmt>_dot.memh``; see ``Layout``."""
-    layout = layout_of(shapes_of(fmt))
+def dot_memory(design: Design) -> str:
+    """The text of ``<fmt>_dot.memh``; see ``DotLayout``."""
+    layout = dot_layout(design)
     notes = (
-        f"vectors: {dot_count(fmt)}, seed {SEED}",
+        f"vectors: {dot_count(design)}, seed {SEED}",
         f"a head row: {_columns(layout.head)}",
-        f"then {fmt.block} lane rows: {_columns(layout.lane)}",
+        f"then {design.block} lane rows: {_columns(layout.lane)}",
     )
-    return _text(fmt, notes, layout.dot_bits, _dot_rows(fmt, layout))
+    return _text(design.weights.fmt, notes, layout.bits, _dot_rows(design, layout))
 
 
-def _dot_rows(fmt: Format, layout: Layout) -> Iterator[int]:
-    codes = [_lane(layout, code, 0, 0) for code in range(1 << fmt.code_bits)]
-    activations = {
-        (coefficient, shift): _lane(layout, 0, coefficient, shift)
-        for coefficient in range(-(1 << COEFFICIENT_BITS - 1), 1 << COEFFICIENT_BITS - 1)
-        for shift in range(1 << ACTIVATION_SHIFT_BITS)
-    }
-    for case in dot_cases(fmt):
-        total, valid = exact_sum(fmt, case)
+def _dot_rows(design: Design, layout: DotLayout) -> Iterator[int]:
+    fmt, lane = design.weights.fmt, layout.lane
+    nothing = {name: 0 for name, _ in lane.fields}
+    packed: dict[Activation, int] = {}
+    codes = [lane.pack(nothing | {"code": code}) for code in range(design.weights.codes)]
+    for case in dot_cases(design):
+        total, valid = exact_sum(design, case)
         head = {"scale_word": case.word, "select": case.select_field}
         head |= scale_fields(fmt, case.word)
         yield layout.head.pack(head | {"sum_valid": int(valid), "sum": total})
         for code, activation in zip(case.codes, case.activations, strict=True):
-            yield codes[code] | activations[activation]
-
-
-def _lane(layout: Layout, code: int, coefficient: int, shift: int) -> int:
-    return layout.lane.pack(
-        {"code": code, "activation_coefficient": coefficient, "activation_shift": shift}
-    )
+            if activation not in packed:
+                coefficient, shift = activation
+                words = {"activation_coefficient": coefficient, "activation_shift": shift}
+                packed[activation] = lane.pack(nothing | words)
+            yield codes[code] | packed[activation]
 
 
 def _columns(row: Row) -> str:

@@ -14,7 +14,7 @@ from ...compiler.exact import floor_log2, fp32_from_bits
 from ...compiler.format import Format
 from ...compiler.hosts import HifWord
 from ...compiler.view import view_of
-from .shapes import shapes_of
+from ..design import Side, side_of
 
 #: Words of at most this many bits are all tried.
 EXHAUSTIVE_BITS = 12
@@ -24,53 +24,54 @@ _INFINITY_BITS = 0x7F800000
 
 @dataclass(frozen=True, slots=True)
 class ElementWord:
-    """One code's hardware word: ``value = integer * 2^unit``; not valid: no number."""
+    """One code's hardware word; not valid: no number, and all zero."""
 
     valid: bool
-    integer: int
-    hif: HifWord | None
+    word: HifWord
 
-    def fields(self) -> dict[str, int]:
-        """The values of ``Shapes.element_fields``."""
-        fields = {"element_valid": int(self.valid)}
-        if self.hif is None:
-            return fields | {"element_fixed": self.integer}
-        return fields | {
-            "element_coefficient": self.hif.coefficient,
-            "element_shift": self.hif.shift,
+    def fields(self, side: Side) -> dict[str, int]:
+        """The values of ``Side.element_fields``."""
+        every = {
+            "element_valid": int(self.valid),
+            "element_coefficient": self.word.coefficient,
+            "element_shift": self.word.shift,
         }
+        return {name: every[name] for name, _ in side.element_fields}
 
 
 def element_words(fmt: Format) -> tuple[ElementWord, ...]:
     """By ``select << code_bits | code``; the word of a code that is no number is zero."""
-    shapes = shapes_of(fmt)
-    return tuple(_element_word(fmt, shapes.unit, bits) for bits in view_of(fmt).decode_bits)
+    side = side_of(fmt)
+    words = [word for row in side.operand.words for word in row]
+    words += [None] * ((1 << side.select_bits + side.code_bits) - len(words))
+    bits = view_of(fmt).decode_bits
+    return tuple(_element_word(side, *pair) for pair in zip(words, bits, strict=True))
 
 
-def _element_word(fmt: Format, unit: int, bits: int) -> ElementWord:
+def _element_word(side: Side, word: HifWord | None, bits: int) -> ElementWord:
+    """The word, held against the number that software decodes the code to."""
     value = fp32_from_bits(bits)
     valid = value == value  # NaN differs from itself
-    integer = Fraction(value if valid else 0) / Fraction(2) ** unit
-    hif = fmt.hosting.host.word(integer) if fmt.hosting else None
-    if integer.denominator != 1 or (fmt.hosting and hif is None):
-        raise ValueError(f"the hardware word of '{fmt.name}' cannot hold {value}")
-    return ElementWord(valid, int(integer), hif)
+    exact = None if word is None else word.value * Fraction(2) ** side.operand.unit
+    if (exact is None) == valid or (valid and exact != Fraction(value)):
+        raise ValueError(f"a hardware word of '{side.name}' is {exact}, its number {value}")
+    return ElementWord(valid, word or HifWord(0, 0))
 
 
 def scale_fields(fmt: Format, word: int) -> dict[str, int]:
-    """The values of ``Shapes.scale_fields`` for one scale word.
+    """The values of ``Side.scale_fields`` for one scale word.
 
     Exponent and significand are zero for a word that is no finite number.
     """
-    shapes, scale, number = shapes_of(fmt), view_of(fmt).scale, fmt.scale.word.number
+    side, scale, number = side_of(fmt), view_of(fmt).scale, fmt.scale.word.number
     magnitude = (word >> scale.magnitude_lsb) & ((1 << scale.magnitude_bits) - 1)
     value = number.magnitude(magnitude)
     exponent = significand = 0
     if value is not None:
         least = int(number.subnormals)
         exponent = max(least, floor_log2(value) + number.bias) if value else least
-        significand = int(value * Fraction(2) ** (shapes.scale_bias - exponent))
-    infinite = shapes.has_infinity and magnitude == _INFINITY_BITS
+        significand = int(value * Fraction(2) ** (side.scale_bias - exponent))
+    infinite = side.has_infinity and magnitude == _INFINITY_BITS
     every = {
         "select": select_of(fmt, word),
         "scale_sign": 0 if scale.sign_bit is None else (word >> scale.sign_bit) & 1,
@@ -80,7 +81,7 @@ def scale_fields(fmt: Format, word: int) -> dict[str, int]:
         "scale_exponent": exponent,
         "scale_significand": significand,
     }
-    return {name: every[name] for name, _ in shapes.scale_fields}
+    return {name: every[name] for name, _ in side.scale_fields}
 
 
 def select_of(fmt: Format, word: int) -> int:
@@ -118,7 +119,7 @@ def decoder_words(fmt: Format) -> tuple[int, ...]:
 
 def _magnitudes(fmt: Format) -> Iterator[int]:
     number = fmt.scale.word.number
-    if not shapes_of(fmt).has_infinity:
+    if not side_of(fmt).has_infinity:
         yield from range(1 << number.magnitude_bits)
         return
     ones = (1 << number.mantissa) - 1

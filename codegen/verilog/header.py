@@ -1,13 +1,11 @@
-"""Comment blocks: provenance, port tables and wrapped prose, at most 100 columns wide."""
+"""Comment blocks: provenance and wrapped prose, at most 100 columns wide."""
 
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 
 from ...compiler.format import Format
 from ..render import provenance
-from .ports import Port
 
 COLUMNS = 100
 
@@ -15,24 +13,10 @@ COLUMNS = 100
 _MARK = "// | "
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """Makes the head of every file of a format."""
-
-    fmt: Format
-
-    def text(self, ports: tuple[Port, ...], *notes: str) -> str:
-        """Provenance, what the module does, and a line for every port."""
-        lines = [
-            *provenance(self.fmt),
-            "SPDX-License-Identifier: Apache-2.0",
-            "",
-            *notes,
-        ]
-        if ports:
-            lines += ["", "Ports (bits, meaning):"]
-            lines += [f"  {port.name} ({port.bits}) {port.meaning}" for port in ports]
-        return "\n".join(row for line in lines for row in wrapped(line))
+def header(fmt: Format, *notes: str, mark: str = _MARK) -> str:
+    """The head of every file of a format: provenance, license, and what it is."""
+    lines = (*provenance(fmt), "SPDX-License-Identifier: Apache-2.0", "", *notes)
+    return "\n".join(row for line in lines for row in wrapped(line, mark=mark))
 
 
 def wrapped(line: str, indent: str = "", mark: str = _MARK) -> list[str]:

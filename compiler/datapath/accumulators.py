@@ -37,7 +37,7 @@ class Bounds:
     @property
     def bits(self) -> int:
         """The least two's-complement width that holds the range."""
-        return max(self.high.bit_length(), (~self.low).bit_length() if self.low < 0 else 0) + 1
+        return max(_magnitude_bits(self.low), _magnitude_bits(self.high)) + 1
 
     def times(self, other: Bounds) -> Bounds:
         """The range of the products."""
@@ -163,6 +163,11 @@ class Fp32Sum:
             "most_blocks": self.most_blocks,
             "conditions": list(self.conditions),
         }
+
+
+def _magnitude_bits(value: int) -> int:
+    """The bits beside the sign that two's complement needs."""
+    return (value if value >= 0 else ~value).bit_length()
 
 
 def json_integer(value: int) -> int | str:

@@ -22,6 +22,7 @@ from ..format import Format, ScaleWord
 from ..hosts import COEFFICIENT_BITS, HIF8, HifHost, HifWord
 from ..scales import is_fp32_word
 from .accumulators import Accumulator, Bounds, Fp32Sum, subnormal_cost
+from .operands import Operand, operand_of
 from .stages import (
     FP32,
     End,
@@ -52,10 +53,10 @@ class Datapath:
     Attributes:
         name: of the format.
         activation: host of the activations' words.
-        host: host of the elements' words; None: they are fixed-point integers.
+        host: a HIF host that has every element; None: there is none.
         unit: exponent of an element's least significant bit.
-        multiplicand: range of what meets an activation's coefficient: the HIF word's coefficient,
-            or the fixed-point element.
+        multiplicand: range of what meets an activation's coefficient: that of the element's word
+            (``operands``), or the fixed-point element after a zero point.
         element, product, block_sum: integers of 2^unit, block_sum None where a row has one scale.
         scale, scaled_element, scale_product, term: the words' scale s, element * s, s_X * s_W and
             block_sum * s_X * s_W, both operands with the format's scale word.
@@ -130,11 +131,10 @@ def datapath(fmt: Format, activation: HifHost = ACTIVATION) -> Datapath:
         ValueError: the activation's host has no shifts, so that its ends are odd.
     """
     variants = tuple(_variants(fmt))
-    hosting = fmt.hosting if _point(fmt) is None else None
-    unit = (
-        hosting.exponent if hosting else min(lsb(e.value) for v in variants for e in v if e.value)
-    )
-    element = _element(fmt, variants, unit, hosting.host if hosting else None)
+    operand = operand_of(fmt) if _point(fmt) is None else None
+    hosting = fmt.hosting if operand else None
+    unit = operand.unit if operand else min(lsb(e.value) for v in variants for e in v if e.value)
+    element = _element(fmt, variants, unit, operand)
     lane = _product(element, activation)
     has_blocks = fmt.extent == "block"
     block_sum = _block_sum(fmt, variants, lane, activation) if has_blocks else None
@@ -142,13 +142,12 @@ def datapath(fmt: Format, activation: HifHost = ACTIVATION) -> Datapath:
     pair = scale and times("scale_product", scale, scale)
     term = block_sum and pair and times("term", block_sum, pair)
     whole = term if fmt.zero is None or fmt.zero.kind == "point" else None
-    coefficients = [w.coefficient for grid in hosting.words for w in grid if w] if hosting else []
     return Datapath(
         name=fmt.name,
         activation=activation,
         host=hosting.host if hosting else None,
         unit=unit,
-        multiplicand=Bounds(min(coefficients), max(coefficients)) if hosting else element.integers,
+        multiplicand=operand.coefficient if operand else element.integers,
         element=element,
         product=lane,
         block_sum=block_sum,
@@ -192,10 +191,10 @@ def _variants(fmt: Format) -> Iterator[tuple[End, ...]]:
 
 
 def _element(
-    fmt: Format, variants: tuple[tuple[End, ...], ...], unit: int, host: HifHost | None
+    fmt: Format, variants: tuple[tuple[End, ...], ...], unit: int, operand: Operand | None
 ) -> Stage:
     stage = stage_of("element", unit, [end for variant in variants for end in variant])
-    form = f"{host.name} words of 2^{unit}" if host else f"fixed point in steps of 2^{unit}"
+    form = operand.form if operand else f"fixed point in steps of 2^{unit}"
     less = " after the zero point" if _point(fmt) else ""
     bounds = stage.integers
     grids = f"{len(fmt.grids)} grid{'s' * (len(fmt.grids) > 1)}"

@@ -147,7 +147,7 @@ def _gpu_products(fmt: Format) -> int:
 
 def _rtl(fmt: Format) -> int:
     from ...codegen import NotExpressible, emit
-    from ..simulate import lint, simulate
+    from ..rtl.simulate import lint, simulate
 
     try:
         emit(fmt, "verilog")

@@ -4,8 +4,9 @@
 // | source: OCP Microscaling Formats (MX) Specification v1.0, sections 5 and 6.3
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Decodes one element and the scale of its block. Combinational.
+// | Decodes one element and the scale of its block.
 // | decoded number = element value * scale, to be rounded once
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   scale_word_i (8) stored scale word of the block
@@ -13,13 +14,13 @@
 // |   scale_sign_o (1) 1: the scale is negative
 // |   scale_nan_o (1) 1: the word is no finite number
 // |   scale_zero_o (1) 1: the scale is zero
-// |   scale_exponent_o (8) exponent of the significand's LSB plus 127; 0 where the word is no
+// |   scale_exponent_o (8) exponent of scale_significand's LSB plus 127; 0 where the word is no
 // |       finite number
-// |   scale_significand_o (1) 0..1, LSB weight 2^(scale_exponent_o - 127); 0 where the word is
-// |       no finite number
+// |   scale_significand_o (1) 0..1, LSB weight 2^(scale_exponent - 127); 0 where the word is no
+// |       finite number
 // |   element_valid_o (1) 0: the code is no number, and its word is zero
-// |   element_coefficient_o (5) -12..12, LSB weight 2^(element_shift_o - 1)
-// |   element_shift_o (2) left shift of the coefficient
+// |   element_coefficient_o (3) -3..3, LSB weight 2^(element_shift_o - 1)
+// |   element_shift_o (2) left shift of the coefficient, 0..2
 `default_nettype none
 
 module mxfp4_decoder (
@@ -31,7 +32,7 @@ module mxfp4_decoder (
   output wire [7:0] scale_exponent_o,
   output wire scale_significand_o,
   output wire element_valid_o,
-  output wire signed [4:0] element_coefficient_o,
+  output wire signed [2:0] element_coefficient_o,
   output wire [1:0] element_shift_o
 );
 

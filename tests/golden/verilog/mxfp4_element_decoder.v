@@ -4,51 +4,52 @@
 // | source: OCP Microscaling Formats (MX) Specification v1.0, sections 5 and 6.3
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Decodes one element to a HIF word. Combinational.
+// | Decodes one element by a constant table: 3-bit coefficients shifted by 0..2, of 2^-1.
 // | value = element_coefficient_o * 2^(element_shift_o - 1); -0 is 0
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   code_i (4) stored code of one element
 // |   element_valid_o (1) 0: the code is no number, and its word is zero
-// |   element_coefficient_o (5) -12..12, LSB weight 2^(element_shift_o - 1)
-// |   element_shift_o (2) left shift of the coefficient
+// |   element_coefficient_o (3) -3..3, LSB weight 2^(element_shift_o - 1)
+// |   element_shift_o (2) left shift of the coefficient, 0..2
 `default_nettype none
 
 module mxfp4_element_decoder (
   input  wire [3:0] code_i,
   output wire element_valid_o,
-  output wire signed [4:0] element_coefficient_o,
+  output wire signed [2:0] element_coefficient_o,
   output wire [1:0] element_shift_o
 );
 
   // valid, coefficient (two's complement), shift
-  reg [7:0] word;
+  reg [5:0] word;
 
   always @* begin
     case (code_i)
-      4'h0: word = {1'b1, 5'h00, 2'd0};  // = 0 = 0 * 2^-1, code 0 of e2m1
-      4'h1: word = {1'b1, 5'h01, 2'd0};  // = 0.5 = 1 * 2^-1, code 1 of e2m1
-      4'h2: word = {1'b1, 5'h02, 2'd0};  // = 1 = 2 * 2^-1, code 2 of e2m1
-      4'h3: word = {1'b1, 5'h03, 2'd0};  // = 1.5 = 3 * 2^-1, code 3 of e2m1
-      4'h4: word = {1'b1, 5'h04, 2'd0};  // = 2 = 4 * 2^-1, code 4 of e2m1
-      4'h5: word = {1'b1, 5'h06, 2'd0};  // = 3 = 6 * 2^-1, code 5 of e2m1
-      4'h6: word = {1'b1, 5'h08, 2'd0};  // = 4 = 8 * 2^-1, code 6 of e2m1
-      4'h7: word = {1'b1, 5'h0c, 2'd0};  // = 6 = 12 * 2^-1, code 7 of e2m1
-      4'h8: word = {1'b1, 5'h00, 2'd0};  // = -0 = 0 * 2^-1, code 8 of e2m1
-      4'h9: word = {1'b1, 5'h1f, 2'd0};  // = -0.5 = -1 * 2^-1, code 9 of e2m1
-      4'ha: word = {1'b1, 5'h1e, 2'd0};  // = -1 = -2 * 2^-1, code 10 of e2m1
-      4'hb: word = {1'b1, 5'h1d, 2'd0};  // = -1.5 = -3 * 2^-1, code 11 of e2m1
-      4'hc: word = {1'b1, 5'h1c, 2'd0};  // = -2 = -4 * 2^-1, code 12 of e2m1
-      4'hd: word = {1'b1, 5'h1a, 2'd0};  // = -3 = -6 * 2^-1, code 13 of e2m1
-      4'he: word = {1'b1, 5'h18, 2'd0};  // = -4 = -8 * 2^-1, code 14 of e2m1
-      4'hf: word = {1'b1, 5'h14, 2'd0};  // = -6 = -12 * 2^-1, code 15 of e2m1
+      4'h0: word = {1'b1, 3'h0, 2'd0};  // = 0 = 0 * 2^-1, code 0 of e2m1
+      4'h1: word = {1'b1, 3'h1, 2'd0};  // = 0.5 = 1 * 2^-1, code 1 of e2m1
+      4'h2: word = {1'b1, 3'h2, 2'd0};  // = 1 = 2 * 2^-1, code 2 of e2m1
+      4'h3: word = {1'b1, 3'h3, 2'd0};  // = 1.5 = 3 * 2^-1, code 3 of e2m1
+      4'h4: word = {1'b1, 3'h2, 2'd1};  // = 2 = 2 * 2^0, code 4 of e2m1
+      4'h5: word = {1'b1, 3'h3, 2'd1};  // = 3 = 3 * 2^0, code 5 of e2m1
+      4'h6: word = {1'b1, 3'h2, 2'd2};  // = 4 = 2 * 2^1, code 6 of e2m1
+      4'h7: word = {1'b1, 3'h3, 2'd2};  // = 6 = 3 * 2^1, code 7 of e2m1
+      4'h8: word = {1'b1, 3'h0, 2'd0};  // = -0 = 0 * 2^-1, code 8 of e2m1
+      4'h9: word = {1'b1, 3'h7, 2'd0};  // = -0.5 = -1 * 2^-1, code 9 of e2m1
+      4'ha: word = {1'b1, 3'h6, 2'd0};  // = -1 = -2 * 2^-1, code 10 of e2m1
+      4'hb: word = {1'b1, 3'h5, 2'd0};  // = -1.5 = -3 * 2^-1, code 11 of e2m1
+      4'hc: word = {1'b1, 3'h6, 2'd1};  // = -2 = -2 * 2^0, code 12 of e2m1
+      4'hd: word = {1'b1, 3'h5, 2'd1};  // = -3 = -3 * 2^0, code 13 of e2m1
+      4'he: word = {1'b1, 3'h6, 2'd2};  // = -4 = -2 * 2^1, code 14 of e2m1
+      4'hf: word = {1'b1, 3'h5, 2'd2};  // = -6 = -3 * 2^1, code 15 of e2m1
       // Every other code is no number.
-      default: word = 8'd0;
+      default: word = 6'd0;
     endcase
   end
 
-  assign element_valid_o = word[7];
-  assign element_coefficient_o = word[6:2];
+  assign element_valid_o = word[5];
+  assign element_coefficient_o = word[4:2];
   assign element_shift_o = word[1:0];
 
 endmodule

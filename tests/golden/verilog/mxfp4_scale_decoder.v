@@ -4,18 +4,19 @@
 // | source: OCP Microscaling Formats (MX) Specification v1.0, sections 5 and 6.3
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Decodes a scale word. Combinational.
+// | Decodes a scale word.
 // | scale = (-1)^scale_sign_o * scale_significand_o * 2^(scale_exponent_o - 127)
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   scale_word_i (8) stored scale word of the block
 // |   scale_sign_o (1) 1: the scale is negative
 // |   scale_nan_o (1) 1: the word is no finite number
 // |   scale_zero_o (1) 1: the scale is zero
-// |   scale_exponent_o (8) exponent of the significand's LSB plus 127; 0 where the word is no
+// |   scale_exponent_o (8) exponent of scale_significand's LSB plus 127; 0 where the word is no
 // |       finite number
-// |   scale_significand_o (1) 0..1, LSB weight 2^(scale_exponent_o - 127); 0 where the word is
-// |       no finite number
+// |   scale_significand_o (1) 0..1, LSB weight 2^(scale_exponent - 127); 0 where the word is no
+// |       finite number
 `default_nettype none
 
 module mxfp4_scale_decoder (

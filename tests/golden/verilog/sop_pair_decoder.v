@@ -5,8 +5,9 @@
 // | source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Decodes one element and the scale of its block. Combinational.
+// | Decodes one element and the scale of its block.
 // | decoded number = element value * scale, to be rounded once
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   scale_word_i (12) stored scale word of the block
@@ -15,13 +16,13 @@
 // |   scale_sign_o (1) 1: the scale is negative
 // |   scale_nan_o (1) 1: the word is no finite number
 // |   scale_zero_o (1) 1: the scale is zero
-// |   scale_exponent_o (5) exponent of the significand's LSB plus 20; 0 where the word is no
+// |   scale_exponent_o (5) exponent of scale_significand's LSB plus 20; 0 where the word is no
 // |       finite number
-// |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent_o - 20); 0 where the word is
-// |       no finite number
+// |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent - 20); 0 where the word is no
+// |       finite number
 // |   element_valid_o (1) 0: the code is no number, and its word is zero
-// |   element_coefficient_o (5) -16..15, LSB weight 2^(element_shift_o)
-// |   element_shift_o (2) left shift of the coefficient
+// |   element_coefficient_o (5) -15..15, LSB weight 2^(element_shift_o)
+// |   element_shift_o (2) left shift of the coefficient, 0..3
 `default_nettype none
 
 module sop_pair_decoder (

@@ -5,11 +5,11 @@
 // | source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Dot product of one block with HIF8 activations, exact. Combinational.
+// | Dot product of one block with activations of hif8_ue4m4, exact.
 // | sum_o * 2^0 = sum over lanes of element value * activation
-// | Activations are HIF8 words, coefficient * 2^shift; redundant words are welcome.
 // | A short block fills up with activations of coefficient 0.
-// | Widths: product 10 bits, shifted product 16 bits (-24960..26624), sum 20 bits.
+// | Widths: product 9 bits, shifted product 16 bits (-24960..26624), sum 20 bits.
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   scale_word_i (12) stored scale word of the block
@@ -21,10 +21,10 @@
 // |   scale_sign_o (1) 1: the scale is negative
 // |   scale_nan_o (1) 1: the word is no finite number
 // |   scale_zero_o (1) 1: the scale is zero
-// |   scale_exponent_o (5) exponent of the significand's LSB plus 20; 0 where the word is no
+// |   scale_exponent_o (5) exponent of scale_significand's LSB plus 20; 0 where the word is no
 // |       finite number
-// |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent_o - 20); 0 where the word is
-// |       no finite number
+// |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent - 20); 0 where the word is no
+// |       finite number
 // |   sum_valid_o (1) 0: a code is no number or an activation's shift is past 4; such lanes add
 // |       nothing
 // |   sum_o (20) -399360..425984, LSB weight 2^0
@@ -64,7 +64,7 @@ module sop_pair_dot (
   generate
     for (lane = 0; lane < Lanes; lane = lane + 1) begin : g_lane
       wire element_valid;
-      wire [4:0] element;
+      wire [4:0] element_coefficient;
       wire [1:0] element_shift;
       wire [4:0] activation = activation_coefficients_i[lane*5 +: 5];
       wire [2:0] activation_shift = activation_shifts_i[lane*3 +: 3];
@@ -73,22 +73,20 @@ module sop_pair_dot (
         .select_i(select_o),
         .code_i(codes_i[lane*4 +: 4]),
         .element_valid_o(element_valid),
-        .element_coefficient_o(element),
+        .element_coefficient_o(element_coefficient),
         .element_shift_o(element_shift)
       );
 
       // Two's complement: operands are extended by their signs, products wrap to the right bits.
-      wire [9:0] product =
-        {{5{element[4]}}, element}
-        * {{5{activation[4]}}, activation};
-      wire [3:0] shift =
-        {2'd0, element_shift} + {1'd0, activation_shift};
+      wire [8:0] product =
+        {{4{element_coefficient[4]}}, element_coefficient}
+        * {{4{activation[4]}}, activation};
+      wire [2:0] shift =
+        {1'd0, element_shift} + activation_shift;
 
-      // HIF8 has the shifts 0..4.
-      assign lane_valid[lane] =
-        element_valid & ~(activation_shift[2] & (|activation_shift[1:0]));
+      assign lane_valid[lane] = element_valid & (activation_shift <= 3'd4);
       assign lane_products[lane*16 +: 16] = lane_valid[lane]
-        ? {{6{product[9]}}, product} << shift
+        ? {{7{product[8]}}, product} << shift
         : 16'd0;
     end
   endgenerate

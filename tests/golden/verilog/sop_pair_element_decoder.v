@@ -5,15 +5,16 @@
 // | source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Decodes one element to a HIF word. Combinational.
+// | Decodes one element by a constant table: 5-bit coefficients shifted by 0..3, of 2^0.
 // | value = element_coefficient_o * 2^(element_shift_o); -0 is 0
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   select_i (1) index of the block's grid, 0..1
 // |   code_i (4) stored code of one element
 // |   element_valid_o (1) 0: the code is no number, and its word is zero
-// |   element_coefficient_o (5) -16..15, LSB weight 2^(element_shift_o)
-// |   element_shift_o (2) left shift of the coefficient
+// |   element_coefficient_o (5) -15..15, LSB weight 2^(element_shift_o)
+// |   element_shift_o (2) left shift of the coefficient, 0..3
 `default_nettype none
 
 module sop_pair_element_decoder (
@@ -31,7 +32,7 @@ module sop_pair_element_decoder (
     case ({select_i, code_i})
       5'h00: word = {1'b1, 5'h13, 2'd3};  // = -104 = -13 * 2^3, code 0 of sh4
       5'h01: word = {1'b1, 5'h16, 2'd3};  // = -80 = -10 * 2^3, code 1 of sh4
-      5'h02: word = {1'b1, 5'h10, 2'd2};  // = -64 = -16 * 2^2, code 2 of sh4
+      5'h02: word = {1'b1, 5'h18, 2'd3};  // = -64 = -8 * 2^3, code 2 of sh4
       5'h03: word = {1'b1, 5'h14, 2'd2};  // = -48 = -12 * 2^2, code 3 of sh4
       5'h04: word = {1'b1, 5'h17, 2'd2};  // = -36 = -9 * 2^2, code 4 of sh4
       5'h05: word = {1'b1, 5'h13, 2'd1};  // = -26 = -13 * 2^1, code 5 of sh4
@@ -49,7 +50,7 @@ module sop_pair_element_decoder (
       5'h11: word = {1'b1, 5'h17, 2'd3};  // = -72 = -9 * 2^3, code 1 of bof4s
       5'h12: word = {1'b1, 5'h12, 2'd2};  // = -56 = -14 * 2^2, code 2 of bof4s
       5'h13: word = {1'b1, 5'h15, 2'd2};  // = -44 = -11 * 2^2, code 3 of bof4s
-      5'h14: word = {1'b1, 5'h10, 2'd1};  // = -32 = -16 * 2^1, code 4 of bof4s
+      5'h14: word = {1'b1, 5'h18, 2'd2};  // = -32 = -8 * 2^2, code 4 of bof4s
       5'h15: word = {1'b1, 5'h16, 2'd1};  // = -20 = -10 * 2^1, code 5 of bof4s
       5'h16: word = {1'b1, 5'h16, 2'd0};  // = -10 = -10 * 2^0, code 6 of bof4s
       5'h17: word = {1'b1, 5'h00, 2'd0};  // = 0 = 0 * 2^0, code 7 of bof4s

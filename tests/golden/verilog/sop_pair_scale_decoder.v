@@ -5,9 +5,10 @@
 // | source: BOF4-S: arXiv:2505.06653, block 16, snapped to HIF7
 // | SPDX-License-Identifier: Apache-2.0
 // |
-// | Decodes a scale word. Combinational.
+// | Decodes a scale word.
 // | scale = (-1)^scale_sign_o * scale_significand_o * 2^(scale_exponent_o - 20)
 // | The tensor's own level, an fp32 scale or an exponent shift, comes on top of it.
+// | Combinational.
 // |
 // | Ports (bits, meaning):
 // |   scale_word_i (12) stored scale word of the block
@@ -15,10 +16,10 @@
 // |   scale_sign_o (1) 1: the scale is negative
 // |   scale_nan_o (1) 1: the word is no finite number
 // |   scale_zero_o (1) 1: the scale is zero
-// |   scale_exponent_o (5) exponent of the significand's LSB plus 20; 0 where the word is no
+// |   scale_exponent_o (5) exponent of scale_significand's LSB plus 20; 0 where the word is no
 // |       finite number
-// |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent_o - 20); 0 where the word is
-// |       no finite number
+// |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent - 20); 0 where the word is no
+// |       finite number
 `default_nettype none
 
 module sop_pair_scale_decoder (

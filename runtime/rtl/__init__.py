@@ -1,0 +1,1 @@
+"""The generated RTL in real tools: simulation, lint, proofs, synthesis and what it costs."""
