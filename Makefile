@@ -24,10 +24,13 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 # These are the system's. Where apt may not run, the tests that need them are skipped.
-COMMANDS := iverilog verilator valgrind aarch64-linux-gnu-gcc qemu-aarch64
-PACKAGES := iverilog verilator valgrind gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+COMMANDS := iverilog verilator yosys yosys-abc sta nextpnr-ice40 icetime ccache \
+  valgrind aarch64-linux-gnu-gcc qemu-aarch64
+PACKAGES := iverilog verilator yosys opensta nextpnr-ice40 fpga-icestorm ccache \
+  qflow-tech-osu018 qflow-tech-osu035 qflow-tech-osu050 \
+  valgrind gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
-tools: ## install simulators, valgrind and the ARM compiler where apt may
+tools: ## install simulators, synthesizers, cell libraries, valgrind and the ARM compiler where apt may
 	@have() { for c in $(COMMANDS); do command -v $$c >/dev/null || return 1; done; }; \
 	if have; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

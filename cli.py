@@ -219,8 +219,16 @@ def new(name: str | None, template: str, only_list: bool, force: bool) -> None:
 @click.argument("format_name", metavar="FORMAT")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--target", default=",".join(TARGETS), show_default=True, metavar="LIST")
+@click.option(
+    "--activations",
+    metavar="FORMAT",
+    help="What the hardware multiplies with, in blocks of the same length. "
+    "[default: HIF8 words under UE4M4 scales]",
+)
 @json_option
-def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
+def build(
+    format_name: str, out: Path, target: str, activations: str | None, as_json: bool
+) -> None:
     """Generate kernels, RTL and vectors into DIR, one folder a target."""
     from . import _console, codegen, formats
     from .runtime.atomic import write_atomically
@@ -232,12 +240,13 @@ def build(format_name: str, out: Path, target: str, as_json: bool) -> None:
                 f"'{name}' is none of {', '.join(TARGETS)}", param_hint="--target"
             )
     value = formats.load(format_name)
+    activation = formats.load(activations) if activations else None
     rows = []
     with _console.progress("generating", len(targets)) as step:
         for name in targets:
             step(name)
             try:
-                files = codegen.emit(value, name)
+                files = codegen.emit(value, name, activation)
             except codegen.NotExpressible as reason:
                 rows.append({"target": name, "file": f"skipped: {reason}", "bytes": 0})
                 continue

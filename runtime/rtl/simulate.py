@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...codegen.design import Design, design_of
+from ...codegen import hardware
+from ...codegen.design import Design
 from ...codegen.verilog import Bench, benches_of, emit_design, modules_of
 from ...compiler.format import Format
 from .tools import Done, require, run
@@ -102,10 +103,11 @@ def simulate(
 
     Raises:
         BackendUnavailable: the simulator is not installed.
+        NotExpressible: the format has no hardware.
         ValueError: there is no such simulator or part.
     """
     _require(simulator)
-    design = design_of(fmt)
+    design = hardware(fmt)
     with tempfile.TemporaryDirectory(prefix="fmtc-rtl-") as scratch:
         directory = Path(workdir or scratch)
         write_rtl(design, directory)
@@ -143,10 +145,11 @@ def lint(fmt: Format, workdir: Path | None = None) -> LintReport:
 
     Raises:
         BackendUnavailable: a linter is not installed.
+        NotExpressible: the format has no hardware.
     """
     for tool in SIMULATORS:
         _require(tool)
-    design = design_of(fmt)
+    design = hardware(fmt)
     with tempfile.TemporaryDirectory(prefix="fmtc-lint-") as scratch:
         directory = Path(workdir or scratch)
         write_rtl(design, directory)
