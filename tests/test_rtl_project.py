@@ -115,10 +115,10 @@ def test_the_readme_says_what_every_port_of_every_module_means(design):
 
 def test_the_readme_derives_the_widths_of_the_datapath():
     text = emit(formats.load("sop_pair"), "verilog")["README.md"]
-    assert "| product of coefficients | -240..240 | 9 |" in text
+    assert "| product of coefficients | -240..256 | 10 |" in text
     assert "| shift | 0..7 | 3 | 3 + 4 |" in text
-    assert "| term: the shifted product | -24960..26624 | 16 |" in text
-    assert "| block sum | -399360..425984 | 20 | 16 equal terms reach the ends |" in text
+    assert "| term: the shifted product | -30720..32768 | 17 |" in text
+    assert "| block sum | -491520..524288 | 21 | 16 equal terms reach the ends |" in text
 
 
 def test_a_title_cannot_leave_its_place_in_any_file():

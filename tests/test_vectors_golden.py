@@ -199,6 +199,9 @@ def test_the_golden_sums_are_exact_in_integers(name):
         sums.append(golden)
         assert len(case.codes) == len(case.activations) == fmt.block
     assert 3 <= invalid < len(sums) // 2
+    assert design.total.low <= min(sums) <= max(sums) <= design.total.high
+    if fmt.host != "fp32":
+        return  # a table may hold any words of the host, not only this format's
     # The extremes are reached: one bit less would not hold the sums.
     assert {min(sums), max(sums)} & {design.total.low, design.total.high}
     bits = max(s.bit_length() if s >= 0 else (~s).bit_length() for s in sums) + 1

@@ -16,8 +16,9 @@ from .header import header, wrapped
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One port. ``name`` ends in ``_i`` or ``_o``; ``meaning`` states bounds and LSB weight.
+    """One port: ``name`` ends in ``_i``, ``_ni`` (active low) or ``_o``.
 
+    ``meaning`` states bounds and the weight of the least significant bit.
     ``bits`` may be an expression over the module's parameters. ``lanes``: a flat vector of lanes,
     lane 0 in the low bits, which has a range even when it is one bit wide.
     """
@@ -41,12 +42,12 @@ class Port:
     @property
     def is_input(self) -> bool:
         """Whether the module reads it."""
-        return self.name.endswith("_i")
+        return self.name.endswith(("_i", "_ni"))
 
     @property
     def bare(self) -> str:
         """The name without its direction."""
-        return self.name[:-2]
+        return self.name.rpartition("_")[0]
 
     @property
     def declared(self) -> str:

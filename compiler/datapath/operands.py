@@ -28,7 +28,8 @@ class Operand:
         unit: exponent of the least significant bit.
         coefficient_bits: of the coefficient, in two's complement.
         max_shift: the largest shift of a word; 0: words have no shift.
-        coefficient, value: ranges that the format's own words attain, zero included.
+        coefficient, value: what words may be, zero included: of a HIF host all of its words, else
+            the ranges that the format's own words attain.
         words: by grid and code; None for a code that is no number.
     """
 
@@ -80,7 +81,7 @@ def operand_of(fmt: Format) -> Operand:
     narrow = 1 + max(odd_part(v).bit_length() for v in values)
     if narrow > fixed * WORTH_A_SHIFT:
         return _operand(fmt, fmt.name, unit, fixed, 0)
-    most = max(_word(integer, narrow).shift for integer in integers)
+    most = max(_word(integer, narrow, fixed).shift for integer in integers)
     return _operand(fmt, fmt.name, unit, narrow, most)
 
 
@@ -88,10 +89,13 @@ def _operand(fmt: Format, name: str, unit: int, bits: int, max_shift: int) -> Op
     step = Fraction(2) ** unit
     words = tuple(
         _own_words(grid.values)
-        or tuple(None if v is None else _word(int(v / step), bits) for v in grid.values)
+        or tuple(None if v is None else _word(int(v / step), bits, max_shift) for v in grid.values)
         for grid in fmt.grids
     )
-    every = [word for row in words for word in row if word is not None]
+    if name in HIF_HOSTS:
+        every = list(HIF_HOSTS[name].words().values())
+    else:
+        every = [word for row in words for word in row if word is not None]
     coefficients = [word.coefficient for word in every]
     values = [word.value for word in every]
     return Operand(
@@ -115,11 +119,11 @@ def _own_words(values: tuple[Fraction | None, ...]) -> tuple[HifWord | None, ...
     return tuple(None if v is None else w for v, w in zip(values, read, strict=True))
 
 
-def _word(integer: int, bits: int) -> HifWord:
+def _word(integer: int, bits: int, max_shift: int) -> HifWord:
     """The word with the smallest shift whose coefficient has so many bits, symmetric if it can."""
     largest = (1 << (bits - 1)) - 1
     coefficient, shift = integer, 0
-    while abs(coefficient) > largest and coefficient % 2 == 0:
+    while abs(coefficient) > largest and coefficient % 2 == 0 and shift < max_shift:
         coefficient, shift = coefficient // 2, shift + 1
     if not -largest - 1 <= coefficient <= largest:
         raise ValueError(f"no word of {bits} bits holds {integer}")

@@ -21,7 +21,7 @@
 // |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent - 20); 0 where the word is no
 // |       finite number
 // |   element_valid_o (1) 0: the code is no number, and its word is zero
-// |   element_coefficient_o (5) -15..15, LSB weight 2^(element_shift_o)
+// |   element_coefficient_o (5) -16..15, LSB weight 2^(element_shift_o)
 // |   element_shift_o (2) left shift of the coefficient, 0..3
 `default_nettype none
 

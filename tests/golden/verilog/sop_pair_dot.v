@@ -8,7 +8,7 @@
 // | Dot product of one block with activations of hif8_ue4m4, exact.
 // | sum_o * 2^0 = sum over lanes of element value * activation
 // | A short block fills up with activations of coefficient 0.
-// | Widths: product 9 bits, shifted product 16 bits (-24960..26624), sum 20 bits.
+// | Widths: product 10 bits, shifted product 17 bits (-30720..32768), sum 21 bits.
 // | Combinational.
 // |
 // | Ports (bits, meaning):
@@ -27,7 +27,7 @@
 // |       finite number
 // |   sum_valid_o (1) 0: a code is no number or an activation's shift is past 4; such lanes add
 // |       nothing
-// |   sum_o (20) -399360..425984, LSB weight 2^0
+// |   sum_o (21) -491520..524288, LSB weight 2^0
 `default_nettype none
 
 module sop_pair_dot (
@@ -42,7 +42,7 @@ module sop_pair_dot (
   output wire [4:0] scale_exponent_o,
   output wire [5:0] scale_significand_o,
   output wire sum_valid_o,
-  output wire signed [19:0] sum_o
+  output wire signed [20:0] sum_o
 );
 
   localparam Lanes = 16;
@@ -58,7 +58,7 @@ module sop_pair_dot (
   );
 
   wire [Lanes-1:0] lane_valid;
-  wire [Lanes*16-1:0] lane_products;
+  wire [Lanes*17-1:0] lane_products;
 
   genvar lane;
   generate
@@ -78,26 +78,26 @@ module sop_pair_dot (
       );
 
       // Two's complement: operands are extended by their signs, products wrap to the right bits.
-      wire [8:0] product =
-        {{4{element_coefficient[4]}}, element_coefficient}
-        * {{4{activation[4]}}, activation};
+      wire [9:0] product =
+        {{5{element_coefficient[4]}}, element_coefficient}
+        * {{5{activation[4]}}, activation};
       wire [2:0] shift =
         {1'd0, element_shift} + activation_shift;
 
       assign lane_valid[lane] = element_valid & (activation_shift <= 3'd4);
-      assign lane_products[lane*16 +: 16] = lane_valid[lane]
-        ? {{7{product[8]}}, product} << shift
-        : 16'd0;
+      assign lane_products[lane*17 +: 17] = lane_valid[lane]
+        ? {{7{product[9]}}, product} << shift
+        : 17'd0;
     end
   endgenerate
 
-  reg [19:0] sum;
+  reg [20:0] sum;
   integer index;
   always @* begin
-    sum = 20'd0;
+    sum = 21'd0;
     for (index = 0; index < Lanes; index = index + 1) begin
       sum = sum
-        + {{4{lane_products[index*16 + 15]}}, lane_products[index*16 +: 16]};
+        + {{4{lane_products[index*17 + 16]}}, lane_products[index*17 +: 17]};
     end
   end
   assign sum_valid_o = &lane_valid;

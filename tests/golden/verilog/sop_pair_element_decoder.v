@@ -13,7 +13,7 @@
 // |   select_i (1) index of the block's grid, 0..1
 // |   code_i (4) stored code of one element
 // |   element_valid_o (1) 0: the code is no number, and its word is zero
-// |   element_coefficient_o (5) -15..15, LSB weight 2^(element_shift_o)
+// |   element_coefficient_o (5) -16..15, LSB weight 2^(element_shift_o)
 // |   element_shift_o (2) left shift of the coefficient, 0..3
 `default_nettype none
 
