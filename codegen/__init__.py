@@ -74,7 +74,6 @@ def _check_hardware(fmt: Format) -> None:
         (scale.stored is not None, "scales that are stored in a format of their own"),
         (wide, f"table of the {scale.word.number.magnitude_bits}-bit scale word"),
         (fmt.zero is not None, "zero points or minima"),
-        (bool(fmt.sides), "side streams"),
         (fmt.extent != "block" or fmt.tile > 1, "blocks that are no run of one row"),
     ):
         if lacks:

@@ -26,3 +26,7 @@ EACH_KIND = (*PLAIN, *GENERAL)
 
 #: Those that take rows of any length: without records.
 ANY_SHAPE = tuple(name for name in EACH_KIND if not name.startswith("q4_"))
+
+#: Formats whose hardware is simulated and proven in every run: signed 12-bit words with a metabit,
+#: wide codebooks, powers of two, a second level, FP8, a sign that selects. All others are slow.
+HARDWARE = ("sop_pair", "nf4_dd4_ue4m3", "mxfp4", "nvfp4", "e4m3_ue4m6", "mixfp4")
