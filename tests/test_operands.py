@@ -8,17 +8,9 @@ from fmtc.codegen import NotExpressible, hardware
 from fmtc.codegen.design import design_of, side_of
 from fmtc.compiler.datapath.operands import operand_of
 from fmtc.compiler.hosts import HIF_HOSTS, HifWord
+from representatives import with_hardware
 
-
-def expressible(name):
-    try:
-        hardware(formats.load(name))
-    except NotExpressible:
-        return False
-    return True
-
-
-NAMES = [name for name in formats.names() if expressible(name)]
+NAMES = with_hardware()
 
 
 def own_words(operand):

@@ -11,10 +11,10 @@ from fmtc.codegen.vectors.memory import decoder_count, dot_count
 from fmtc.codegen.verilog import benches_of, modules_of
 from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.rtl.simulate import lint, run_benches, simulate, write_rtl
-from representatives import HARDWARE, PLAIN
+from representatives import HARDWARE, with_hardware
 
 OWN = sorted((Path(__file__).parent / "golden/verilog/formats").glob("*.fmt"))
-REST = [name for name in PLAIN if name not in HARDWARE] + OWN
+REST = [name for name in with_hardware() if name not in HARDWARE] + OWN
 EVERY = [pytest.param(name, id=name) for name in HARDWARE] + [
     pytest.param(item, id=Path(item).stem, marks=pytest.mark.slow) for item in REST
 ]

@@ -6,14 +6,12 @@ from ...design import Design
 from ...vectors.memory import dot_count, dot_layout, dot_memory
 from ..bench import Bench
 from ..module import Module, Port
+from .arithmetic_decoder import arithmetic_decoder
 from .element_decoder import element_decoder
+from .multiply import multiply
 from .scale_decoder import scale_decoder
+from .sum import block_sum, group_lanes
 from .words import scale_outputs, scale_word, select_field, span
-
-#: A longer block is summed in groups of at least this many lanes: simulators take a time that
-#: grows with the square of a sum's length.
-GROUP_LANES = 32
-
 
 def dot_inputs(design: Design) -> tuple[Port, ...]:
     """Codes and activations of a block."""
@@ -65,9 +63,13 @@ def dot_outputs(design: Design) -> tuple[Port, ...]:
 
 
 def dot(design: Design) -> Module:
-    """The block dot product with its scale decoder."""
+    """The block dot product with its scale decoder.
+
+    Elements are decoded by arithmetic where that is possible, else by a table.
+    """
     side = design.weights
-    scale, element = scale_decoder(side), element_decoder(side)
+    scale, element = scale_decoder(side), arithmetic_decoder(side) or element_decoder(side)
+    product, total = multiply(design), block_sum(design)
     return Module(
         owner=side.fmt,
         part="dot",
@@ -92,15 +94,12 @@ def dot(design: Design) -> Module:
             "side": side,
             "scale": scale,
             "element": element,
-            "group_lanes": _group_lanes(design.block),
+            "multiply": product,
+            "total": total,
+            "group_lanes": group_lanes(design.block),
         },
-        uses=(scale, element),
+        uses=(scale, element, product, total),
     )
-
-
-def _group_lanes(block: int) -> int:
-    """About the square root of the block, a power of two, so that both sums are short."""
-    return max(GROUP_LANES, 1 << ((block - 1).bit_length() + 1) // 2)
 
 
 def dot_bench(design: Design) -> Bench:

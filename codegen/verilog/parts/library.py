@@ -11,6 +11,13 @@ from ..bench import Bench
 from ..module import Module
 from .decoder import decoder, decoder_bench
 from .dot import dot, dot_bench
+from .encoder import encoder, encoder_pipeline
+from .encoder_bench import encoder_bench, encoder_pipeline_bench
+from .lut_decoder import lut_decoder, lut_decoder_bench
+from .output_scale import output_scale, output_scale_bench
+from .register import register, register_bench
+from .scale_apply import scale_apply, scale_apply_bench
+from .scale_pipeline import scale_pipeline, scale_pipeline_bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,22 @@ class Part:
 
 PARTS = (
     Part("decoder", lambda d: decoder(d.weights), (lambda d: decoder_bench(d.weights),)),
+    Part("lut_decoder", lut_decoder, (lut_decoder_bench,)),
+    Part(
+        "encoder",
+        lambda d: encoder(d.activations.fmt),
+        (lambda d: encoder_bench(d.activations.fmt),),
+    ),
+    Part(
+        "encoder_pipeline",
+        lambda d: encoder_pipeline(d.activations.fmt),
+        (lambda d: encoder_pipeline_bench(d.activations.fmt),),
+    ),
     Part("dot", dot, (dot_bench,)),
+    Part("scale_apply", scale_apply, (scale_apply_bench,)),
+    Part("scale_pipeline", scale_pipeline, (scale_pipeline_bench,)),
+    Part("output_scale", output_scale, (output_scale_bench,)),
+    Part("register", register, (register_bench,)),
 )
 
 
