@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .compiler.block_product import NoBlockProduct
     from .dsl.diagnostics import FormatError
     from .formats import UnknownFormat, compile_text, names
     from .runtime.backend import BackendUnavailable
+    from .runtime.block_product import block_product
     from .runtime.checkpoint import read_checkpoint, write_checkpoint
     from .runtime.errors import CorruptFile, MissingPackage, RefusedInput, UnusableModel
     from .runtime.format import Format, load
@@ -30,8 +32,10 @@ _HOMES = {
     "CorruptFile": ".runtime.errors",
     "Format": ".runtime.format",
     "FormatError": ".dsl.diagnostics",
+    "NoBlockProduct": ".compiler.block_product",
     "QuantizedTensor": ".runtime.quantized",
     "UnknownFormat": ".formats",
+    "block_product": ".runtime.block_product",
     "compile_text": ".formats",
     "MissingPackage": ".runtime.errors",
     "RefusedInput": ".runtime.errors",
@@ -49,11 +53,13 @@ __all__ = [
     "Format",
     "FormatError",
     "MissingPackage",
+    "NoBlockProduct",
     "QuantizedTensor",
     "RefusedInput",
     "UnknownFormat",
     "UnusableModel",
     "__version__",
+    "block_product",
     "compile_text",
     "load",
     "names",

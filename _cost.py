@@ -152,13 +152,13 @@ def cost(
                 if other is not None:
                     check_format(other)
                 step(f"{value.name}: error")
-                error = _quality(quality if plot is not None else "mse", value, step)
-                costs.append(cost_of(value, other, bench, size, error))
+                mse = _quality(quality if plot is not None else "mse", value, step)
+                costs.append(cost_of(value, other, bench, size, mse))
                 for host in hosted_in:
                     step(f"{value.name}: hosted in {host}")
                     rows += _hosted(value, other, host, bench)
-            except (NoBlockProduct, NotExpressible) as reason:
-                refused.append(str(reason))
+            except (NoBlockProduct, NotExpressible) as error:
+                refused.append(str(error))
         if baselines:
             from .runtime.rtl.baselines import compare
 

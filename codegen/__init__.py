@@ -57,6 +57,10 @@ def hardware(fmt: Format, activation: Format | None = None) -> Design:
     for side in (fmt, activation):
         if side is not None:
             _check_hardware(side)
+    if activation is not None and activation.sides:
+        raise NotExpressible(
+            f"no RTL for activations of '{activation.name}': values stand beside the codes"
+        )
     if activation is not None and activation.block != fmt.block:
         raise NotExpressible(
             f"no RTL for '{fmt.name}' with activations of '{activation.name}': a block of "

@@ -34,7 +34,6 @@ from .elements import U8
 from .exact import fp32_bits, fp32_from_bits, round_fp32
 from .format import Format, Side
 from .packing import unpack
-from .product import fma32
 from .reference import TensorLevel, select_of
 from .sides import Sparse, from_streams
 from .stored import from_word
@@ -51,7 +50,7 @@ Integers = NDArray[Any]
 #: The one NaN that a product gives.
 NAN_BITS = 0x7FC00000
 
-#: A product of two numbers is exact in binary64 up to so many significant bits of both.
+#: binary64 holds integers of so many bits.
 _EXACT_BITS = 53
 
 
@@ -348,32 +347,63 @@ def _fused(
 ) -> F32:
     """RNE32(y + left * right), NaN where it is not valid.
 
-    A product that binary64 does not hold is left to rationals, one by one. Where ``long``, the
-    left factor is ``whole``.
+    Where ``long``, binary64 does not hold the left factor: it is ``whole``, and rationals decide,
+    one by one.
     """
-    factors: tuple[Any, Any] = left, right
     with np.errstate(all="ignore"):
-        found = np.where(valid, fma32(*factors, y), np.float32(np.nan))
-    inexact = (_significant(left) + _significant(right) > _EXACT_BITS) | long
+        found = np.where(valid, _fma(left, right, y.astype(np.float64)), np.float32(np.nan))
     finite = np.isfinite(left) & np.isfinite(right) & np.isfinite(y)
-    for place in zip(*np.nonzero(inexact & valid & finite), strict=True):
+    for place in zip(*np.nonzero(long & valid & finite), strict=True):
         factor = Fraction(float(left[place]) if whole is None else int(whole[place]))
         exact = Fraction(float(y[place])) + factor * Fraction(float(right[place]))
         found[place] = fp32_from_bits(_rounded(exact))
     return _one_nan(found)
 
 
+def _fma(left: F64, right: F64, y: F64) -> F32:
+    """RNE32(y + left * right) of binary64 numbers whose products are far from its ends.
+
+    The product is a sum of two numbers (Dekker, 1971) and y a third; what adding them in pairs
+    leaves over (Knuth's two-sum) says in which direction the sum is rounded to odd, which a second
+    rounding to 24 bits or less cannot tell from the exact sum (Boldo and Melquiond, 2008).
+    """
+    product, below = _two_product(left, right)
+    total, rest = _two_sum(y, product)
+    rest, last = _two_sum(rest, below)
+    total, rest = _two_sum(total, rest)
+    rest = rest + last
+    bits = total.view(np.int64)
+    even = (rest != 0) & np.isfinite(rest) & (bits & 1 == 0)
+    odd = np.where(even, bits + np.where((rest > 0) == (total > 0), 1, -1), bits)
+    # Zeros and numbers that are not finite go their own way: nothing is left over.
+    plain = (product == 0) | ~np.isfinite(product) | ~np.isfinite(y)
+    return np.where(plain, y + product, odd.view(np.float64)).astype(np.float32)
+
+
+def _two_sum(a: F64, b: F64) -> tuple[F64, F64]:
+    total = a + b
+    other = total - a
+    return total, (a - (total - other)) + (b - other)
+
+
+def _two_product(a: F64, b: F64) -> tuple[F64, F64]:
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    return product, a_low * b_low - (
+        ((product - a_high * b_high) - a_low * b_high) - a_high * b_low
+    )
+
+
+def _halves(a: F64) -> tuple[F64, F64]:
+    """Two numbers of at most 26 bits each that make up ``a``."""
+    large = a * ((1 << 27) + 1.0)
+    high = large - (large - a)
+    return high, a - high
+
+
 def _rounded(exact: Fraction) -> int:
     """The bits of RNE32, a number that rounds to zero keeping its sign."""
     return fp32_bits(round_fp32(abs(exact))) | (exact < 0) << 31
-
-
-def _significant(x: F64) -> NDArray[np.int64]:
-    """How many significand bits the finite numbers have; 0 for 0."""
-    mantissa, _ = np.frexp(np.where(np.isfinite(x), x, 0))
-    whole = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
-    _, lowest = np.frexp((whole & -whole).astype(np.float64))
-    return np.where(whole == 0, 0, 54 - lowest).astype(np.int64)
 
 
 def _one_nan(y: F32) -> F32:

@@ -27,7 +27,7 @@ from fmtc.compiler.reference import TensorLevel, calibrate
 from fmtc.compiler.sides import from_streams
 from fmtc.formats import compile_text, load
 from fmtc.runtime.block_product import block_product as multiply
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 NAN = 0x7FC00000
@@ -85,7 +85,10 @@ def nearest(exact: Fraction) -> int:
 any_bits = st.integers(0, 2**32 - 1)
 finite_bits = any_bits.filter(lambda bits: bits >> 23 & 0xFF != 0xFF)
 totals = st.one_of(
-    st.integers(-(2**63), 2**63), st.integers(-5, 5), st.integers(0, 62).map(lambda n: 1 << n)
+    st.integers(-(2**63), 2**63),
+    st.integers(-(2**53) + 1, 2**53 - 1),
+    st.integers(-5, 5),
+    st.integers(0, 62).map(lambda n: 1 << n),
 )
 
 
@@ -161,6 +164,7 @@ def test_zeros_infinities_and_no_numbers(
 steps = st.tuples(any_bits, totals, any_bits, any_bits, st.booleans())
 
 
+@settings(max_examples=300)
 @given(st.lists(steps, min_size=1, max_size=30), st.integers(-150, 150), st.booleans())
 def test_arrays_take_the_same_steps(
     cases: list[tuple[int, int, int, int, bool]], exponent: int, long: bool
@@ -188,6 +192,28 @@ def test_arrays_take_the_same_steps(
         )
     ]
     assert found.view(np.uint32).tolist() == expected
+
+
+def test_arrays_cancel_and_tie_like_single_steps() -> None:
+    """Accumulators about minus the product, with sums of 53 bits and scales of 24."""
+    random = np.random.default_rng(3)
+    count = 4000
+    sums = random.integers(1, 1 << random.integers(1, 53, count)) * random.choice([-1, 1], count)
+    scales = random.integers(1 << 23, 1 << 24, (2, count)) * 2.0 ** random.integers(-50, 0, count)
+    short = random.random(count) < 0.5
+    scales = np.where(short, 2.0 ** np.round(np.log2(scales)), scales)
+    y = -(sums * scales[0] * scales[1])
+    shift = 2.0 ** -random.integers(20, 60, count)
+    y = (y * (1 + random.integers(-2, 3, count) * shift)).astype(np.float32)
+    found = accumulate(y, sums, np.ones(count, np.bool_), scales[0] * scales[1], 0)
+    expected = [
+        scaled_accumulate(bits, total, *pair, 0)
+        for bits, total, pair in zip(
+            y.view(np.uint32).tolist(), sums.tolist(), scales.T.tolist(), strict=True
+        )
+    ]
+    assert found.view(np.uint32).tolist() == expected
+    assert (np.abs(found) < np.abs(y) / 2**20).sum() > 100
 
 
 # -- tensors -------------------------------------------------------------------------------

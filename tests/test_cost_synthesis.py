@@ -19,7 +19,7 @@ from fmtc.formats import load
 from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.rtl import activity, fpga, synthesis, tools
 from fmtc.runtime.rtl.liberty import Library, load_library
-from fmtc.runtime.rtl.measure import Bench, block_design, lane_design, sources_of
+from fmtc.runtime.rtl.measure import Bench, block_design, decoders_of, lane_design, sources_of
 from fmtc.runtime.rtl.netlist import Simulation
 from fmtc.runtime.rtl.synthesis import EFFORTS, Mapped, needed_sources, synthesize
 
@@ -40,7 +40,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mapped_dot(design: Design, library: Library, effort: str, *, apart: bool = False) -> Mapped:
     module = dot(design)
-    alone = (element_decoder(design.weights).name,) if apart else ()
+    alone = decoders_of(module) if apart else ()
     return synthesize(sources_of(module), module.name, library, effort, apart=alone)
 
 

@@ -53,6 +53,7 @@ FAULTS = [
         ("sop_pair", "{load_select_i, load_code_i}", "{1'b0, load_code_i}"),
         ("sop_pair", "= words[index] & {7{loaded}}", "= words[index]"),
         ("nvfp4", "<= load_fits", "<= 1'b1"),
+        ("nvfp4", "load_shift_i <= 2'd2", "1'b1"),
     )
 ]
 

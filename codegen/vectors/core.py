@@ -48,11 +48,14 @@ class Lanes:
 
     def take(self, first: int, count: int) -> Lanes:
         """Lanes from ``first`` on; where there are no more, lanes of zeros."""
-        fields = (self.codes, self.words, self.selects, self.masks)
+        lanes = slice(first, first + count)
+        missing = ((0, max(0, first + count - len(self.codes))), (0, 0))
         return Lanes(
-            *(np.pad(f[first : first + count], ((0, max(0, first + count - len(f))), (0, 0)))
-              for f in fields)
-        )  # fmt: skip
+            np.pad(self.codes[lanes], missing),
+            np.pad(self.words[lanes], missing),
+            np.pad(self.selects[lanes], missing),
+            np.pad(self.masks[lanes], missing),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,12 @@ class Command:
     @property
     def blocks(self) -> int:
         """Blocks of a lane."""
-        return self.weights.words.shape[1]
+        return int(self.weights.words.shape[1])
 
     @property
     def steps(self) -> int:
         """How many k there are."""
-        return self.weights.codes.shape[1]
+        return int(self.weights.codes.shape[1])
 
 
 def lanes_of(

@@ -20,7 +20,7 @@ from .calibration import COEFFICIENTS
 
 #: The library that the coefficients are of, and what a row says of them.
 CALIBRATED_ON = "osu018"
-NAME = f"analytic, calibrated on {CALIBRATED_ON}"
+NAME = f"analytic ({CALIBRATED_ON})"
 
 #: The formats that the coefficients were fitted on (weights, activations).
 FITTED_ON: tuple[tuple[str, str], ...] = (

@@ -121,6 +121,19 @@ class Ands:
             carry = self.either(self.both(x, y), self.both(half, carry))
         return total
 
+    def multiply(self, a: Sequence[int], b: Sequence[int], bits: int) -> list[int]:
+        """The product of two signed words, modulo ``bits`` bits: rows of additions."""
+        total = [FALSE] * bits
+        wide = [*a, *[a[-1]] * (bits - len(a))]
+        for place, bit in enumerate([*b, *[b[-1]] * (bits - len(b))]):
+            row = [self.both(x, bit) for x in wide[: bits - place]]
+            total = self.add(total, [FALSE] * place + row)
+        return total
+
+    def equals(self, a: Sequence[int], value: int) -> int:
+        """Whether a word is this number."""
+        return self.every(x ^ 1 ^ (value >> i & 1) for i, x in enumerate(a))
+
     def turned(self, a: Sequence[int], minus: int) -> list[int]:
         """A, or -a where ``minus``."""
         return self.add([self.differ(x, minus) for x in a], [FALSE] * len(a), minus)

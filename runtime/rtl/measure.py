@@ -11,7 +11,6 @@ import numpy as np
 from ...codegen.design import Design, design_of, hif8_activation
 from ...codegen.verilog.module import Module
 from ...codegen.verilog.parts.dot import dot
-from ...codegen.verilog.parts.element_decoder import element_decoder
 from ...codegen.verilog.parts.scale_apply import scale_apply
 from ...compiler.format import Format
 from . import activity
@@ -25,8 +24,11 @@ from .synthesis import EFFORTS, Mapped, synthesize
 #: Lanes of the dot product that formats are compared by.
 LANES = 16
 
+#: The parts that decode an element, one of which a dot product has.
+DECODERS = ("element_decoder", "arithmetic_decoder")
+
 #: What is measured besides the dot product and the scaled accumulate: parts of the former.
-PARTS = ("element_decoder", "scale_decoder", "multiply")
+PARTS = ("scale_decoder", *DECODERS, "multiply", "sum")
 
 #: Hears what is being done.
 Step = Callable[[str], None]
@@ -131,6 +133,11 @@ def _in_blocks(fmt: Format, block: int) -> Format:
     return replace(fmt, block=block, extent="block", tile=1)
 
 
+def decoders_of(module: Module) -> list[str]:
+    """The names of the modules in a module that decode elements."""
+    return [one.name for one in module.closure if one.part in DECODERS]
+
+
 def sources_of(module: Module) -> dict[str, str]:
     """File name -> text of a module and all that it is made of."""
     return {f"{one.name}.v": one.text() for one in module.closure}
@@ -198,7 +205,7 @@ class Bench:
             loadable: tables are mapped apart, so that the products take any word of the host.
         """
         module = dot(design)
-        apart = (element_decoder(design.weights).name,) if loadable else ()
+        apart = tuple(decoders_of(module)) if loadable else ()
         measured = self.module(module, apart=apart)
         if self.data is None:
             return measured

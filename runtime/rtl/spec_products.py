@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from ...codegen.design import Bounds, Design
 from ...codegen.verilog.module import Module
 from .formal import Claim
+from .graphs import FALSE, Ands
 from .specs import (
-    WIDE,
-    claim_of_wrapper,
-    constant,
+    Ports,
     instance,
     ports,
     side_of_module,
@@ -20,64 +20,134 @@ from .specs import (
 )
 
 
+@dataclass(frozen=True)
+class Term:
+    """A product of coefficients, shifted, by rows of additions of exact integers.
+
+    Where operands that the formats do not have make more than the widths hold, it counts as 0.
+    """
+
+    design: Design
+    inputs: Ports
+
+    def answer(self, given: Mapping[str, int], /) -> Mapping[str, int]:
+        """The term in integers."""
+        widths = dict(self.inputs)
+        a, b = (
+            given[name] - (given[name] >> (widths[name] - 1) << widths[name])
+            for name in ("coefficient_i", "activation_coefficient_i")
+        )
+        term = a * b << given.get("shift_i", 0) + given.get("activation_shift_i", 0)
+        counts = _fits(self.design.product, a * b) and _fits(self.design.term, term)
+        counts = counts and all(given[n] <= limit for n, limit in _limits(self.design, widths))
+        return {"term_o": term if counts else 0, "counts_o": int(counts)}
+
+    def graph(self) -> bytes:
+        """The same as a graph."""
+        ands, widths = Ands(self.inputs), dict(self.inputs)
+        a, b = (
+            ands.port(name, widths[name])
+            for name in ("coefficient_i", "activation_coefficient_i")
+        )
+        product = ands.multiply(a, b, len(a) + len(b))
+        limits = _limits(self.design, widths)
+        width = len(product) + sum((1 << widths[name]) - 1 for name, _ in limits)
+        term = product + [product[-1]] * (width - len(product))
+        counts = _is_narrow(ands, product, self.design.product.bits)
+        for name, limit in limits:
+            shift = ands.port(name, widths[name])
+            for place, bit in enumerate(shift):
+                moved = ([FALSE] * (1 << place) + term)[:width]
+                term = ands.pick(bit, moved, term)
+            within = [value for value in range(limit + 1)]
+            counts = ands.both(counts, ands.some(ands.equals(shift, v) for v in within))
+        counts = ands.both(counts, _is_narrow(ands, term, self.design.term.bits))
+        low = term[: self.design.term.bits]
+        low += [term[-1]] * (self.design.term.bits - len(low))
+        return ands.file({"term_o": [ands.both(counts, bit) for bit in low], "counts_o": [counts]})
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of all lanes of a port, modulo the width of the result."""
+
+    port: tuple[str, int]
+    out: tuple[str, int]
+    lanes: int
+
+    def answer(self, given: Mapping[str, int], /) -> Mapping[str, int]:
+        """The sum in integers."""
+        bits = self.port[1] // self.lanes
+        terms = [given[self.port[0]] >> lane * bits & (1 << bits) - 1 for lane in range(self.lanes)]
+        return {self.out[0]: sum(term - (term >> (bits - 1) << bits) for term in terms)}
+
+    def graph(self) -> bytes:
+        """The same as a graph."""
+        ands = Ands((self.port,))
+        bits = self.port[1] // self.lanes
+        word = ands.port(*self.port)
+        terms = []
+        for lane in range(self.lanes):
+            term = word[lane * bits : (lane + 1) * bits]
+            terms.append(term + [term[-1]] * (self.out[1] - bits))
+        # In pairs, as sums of integers may be: graphs of chains and trees are hard to compare.
+        while len(terms) > 1:
+            rest = terms[len(terms) & ~1 :]
+            terms = [ands.add(a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)] + rest
+        return ands.file({self.out[0]: terms[0]})
+
+
 def multiply_claims(design: Design, module: Module) -> Iterator[Claim]:
-    """Wherever the exact term is one that operands make, the module's term is it."""
+    """Wherever the widths hold the exact term, the module's term is it."""
     inputs, outputs = ports(module)
-    given = dict(inputs)
-    shifts = [name for name in ("shift_i", "activation_shift_i") if name in given]
-    steps = " + ".join(["8'd0", *shifts])
-    exact = [
-        f"wire signed [{WIDE - 1}:0] a = $signed(coefficient_i);",
-        f"wire signed [{WIDE - 1}:0] b = $signed(activation_coefficient_i);",
-        f"wire [7:0] steps = {steps};",
-        f"wire signed [{WIDE - 1}:0] exact = (a * b) <<< steps;",
-        f"wire counts = {_within('exact', design.term)}"
-        + "".join(f" && {name} <= {limit}" for name, limit in _shift_limits(design, given))
+    meant = Term(design, inputs)
+    shown = (*outputs, ("counts_o", 1))
+    name = f"{module.name}_made"
+    widths = dict(inputs)
+    a, b = widths["coefficient_i"], widths["activation_coefficient_i"]
+    limits = _limits(design, widths)
+    room = a + b + sum((1 << widths[port]) - 1 for port, _ in limits)
+    steps = " + ".join([f"{room}'d0", *[port for port, _ in limits]])
+    body = [
+        f"wire signed [{a + b - 1}:0] x = $signed(coefficient_i);",
+        f"wire signed [{a + b - 1}:0] y = $signed(activation_coefficient_i);",
+        f"wire signed [{a + b - 1}:0] product = x * y;",
+        f"wire signed [{room - 1}:0] wide = product;",
+        f"wire signed [{room - 1}:0] exact = wide <<< ({steps});",
+        f"wire [{design.term.bits - 1}:0] term;",
+        instance(module, "u_module", {"term_o": "term"}),
+        f"assign counts_o = {_narrow('product', a + b, design.product.bits)}"
+        f" && {_narrow('exact', room, design.term.bits)}"
+        + "".join(f" && {port} <= {limit}" for port, limit in limits)
         + ";",
+        "assign term_o = counts_o ? term : 0;",
     ]
-    yield claim_of_wrapper(
-        module,
-        "the term is (coefficient * coefficient) << shifts, exact, for all operands in range",
-        inputs,
-        (("wide_o", WIDE),),
-        made=[
-            *exact,
-            f"wire signed [{dict(outputs)['term_o'] - 1}:0] term_o;",
-            instance(module, "u_module", {}),
-            f"assign wide_o = counts ? {_extended('term_o', dict(outputs)['term_o'])} : 0;",
-        ],
-        meant=[*exact, "assign wide_o = counts ? exact : 0;"],
+    yield Claim(
+        subject=module.name,
+        statement="the term is (coefficient * coefficient) << shifts, exact, where widths hold it",
+        inputs=inputs,
+        outputs=shown,
+        files=sources(module) | {"made.v": specification(name, inputs, shown, body)},
+        made=name,
+        meant=meant,
     )
 
 
 def sum_claims(design: Design, module: Module) -> Iterator[Claim]:
-    """Wherever all terms are in range, the module's sum is their exact sum."""
+    """The module's sum is the plain one; that its width holds it is a matter of intervals."""
     inputs, outputs = ports(module)
-    terms, out = inputs[0][0], outputs[0]
-    bits = design.term.bits
-    lanes = range(design.block)
-    exact = []
-    for lane in lanes:
-        exact.append(
-            f"wire signed [{bits - 1}:0] t{lane} = {terms}[{lane * bits + bits - 1}:{lane * bits}];"
-        )
-    total = design.total.bits + 2
-    exact += [
-        f"wire signed [{total - 1}:0] exact = " + " + ".join(f"t{lane}" for lane in lanes) + ";",
-        "wire counts = " + " && ".join(_within(f"t{lane}", design.term) for lane in lanes) + ";",
-    ]
-    yield claim_of_wrapper(
-        module,
-        f"the sum of {design.block} terms is exact, for all terms in range",
-        inputs,
-        (("wide_o", total),),
-        made=[
-            *exact,
-            f"wire signed [{out[1] - 1}:0] {out[0]};",
-            instance(module, "u_module", {}),
-            f"assign wide_o = counts ? {_extended(out[0], out[1], total)} : 0;",
-        ],
-        meant=[*exact, "assign wide_o = counts ? exact : 0;"],
+    if not _fits(design.total, design.total.low) or design.total != design.term.repeated(
+        design.block
+    ):
+        raise ValueError(f"{module.name} is too narrow for {design.block} terms")
+    yield Claim(
+        subject=module.name,
+        statement=f"the sum of {design.block} terms is exact, for all terms",
+        inputs=inputs,
+        outputs=outputs,
+        files=sources(module),
+        made=module.name,
+        meant=Sum(inputs[0], outputs[0], design.block),
     )
 
 
@@ -186,7 +256,8 @@ def _term(design: Design, parts: dict[str, Module], lane: int) -> list[str]:
     ]
 
 
-def _shift_limits(design: Design, given: dict[str, int]) -> list[tuple[str, int]]:
+def _limits(design: Design, given: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The ports of shifts, and the largest shift of each."""
     limits = [
         ("shift_i", design.weights.operand.max_shift),
         ("activation_shift_i", design.activations.operand.max_shift),
@@ -194,12 +265,22 @@ def _shift_limits(design: Design, given: dict[str, int]) -> list[tuple[str, int]
     return [(name, limit) for name, limit in limits if name in given]
 
 
-def _within(signal: str, bounds: Bounds) -> str:
-    return f"{signal} >= {constant(bounds.low)} && {signal} <= {constant(bounds.high)}"
+def _fits(bounds: Bounds, value: int) -> bool:
+    half = 1 << (bounds.bits - 1)
+    return -half <= value < half
 
 
-def _extended(signal: str, bits: int, wide: int = WIDE) -> str:
-    return f"{{{{{wide - bits}{{{signal}[{bits - 1}]}}}}, {signal}}}"
+def _is_narrow(ands: Ands, word: Sequence[int], bits: int) -> int:
+    """Whether a word is a number of so many bits: all bits above are its sign."""
+    high = word[bits - 1 :]
+    return ands.either(ands.every(high), ands.some(high) ^ 1)
+
+
+def _narrow(signal: str, width: int, bits: int) -> str:
+    """The same in Verilog."""
+    if bits >= width:
+        return "1'b1"
+    return f"(&{signal}[{width - 1}:{bits - 1}] || ~|{signal}[{width - 1}:{bits - 1}])"
 
 
 def _slice(signal: str, lane: int, bits: int) -> str:

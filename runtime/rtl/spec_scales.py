@@ -33,8 +33,8 @@ NAN, INFINITY = 0x7FC00000, 0x7F800000
 class RoundedSum:
     """The result of addition and rounding under one product exponent and one accumulator field.
 
-    A legal input is one that ``scale_product`` makes: its flags agree with its product. Of any
-    other the result counts as 0.
+    A legal input is one that ``scale_product`` makes: it is flagged as zero if it is. Of any other
+    the result counts as 0.
     """
 
     step: Step
@@ -47,8 +47,7 @@ class RoundedSum:
         step = self.step
         infinity = (("product_infinity_i", 1),) if step.infinities else ()
         return (
-            ("product_i", step.product.bits),
-            ("product_flip_i", 1),
+            ("product_i", step.product_bits),
             ("product_negative_i", 1),
             ("product_zero_i", 1),
             ("product_nan_i", 1),
@@ -60,15 +59,13 @@ class RoundedSum:
     @property
     def lowest(self) -> int:
         """The exponent of the product's lowest bit."""
-        return self.exponent - self.step.magnitude_bits - 126
+        return self.exponent - self.step.product_bits - 126
 
     def answer(self, given: Mapping[str, int], /) -> Mapping[str, int]:
         """The result in rationals."""
-        bits = self.step.product.bits
-        integer = given["product_i"] - (given["product_i"] >> (bits - 1) << bits)
-        if not _is_legal(given, integer):
+        if (given["product_i"] == 0) != bool(given["product_zero_i"]):
             return {"result_o": 0}
-        return {"result_o": self._rounded(given, integer)}
+        return {"result_o": self._rounded(given, given["product_i"])}
 
     def _rounded(self, given: Mapping[str, int], integer: int) -> int:
         sign = given["accumulator_sign_i"]
@@ -80,7 +77,7 @@ class RoundedSum:
             return NAN
         if any(infinite):
             return (sign if infinite[1] else given["product_negative_i"]) << 31 | INFINITY
-        product = (-integer if given["product_flip_i"] else integer) * Fraction(2) ** self.lowest
+        product = (-integer if given["product_negative_i"] else integer) * Fraction(2) ** self.lowest
         total = Fraction(fp32_from_bits(word)) + product
         if total == 0:
             both = integer == 0 and word & 0x7FFFFFFF == 0
@@ -92,17 +89,14 @@ class RoundedSum:
         ands = Ands(self.inputs)
         get = {name: ands.port(name, bits) for name, bits in self.inputs}
         product = get["product_i"]
-        flip, negative, zero, nan = (
-            get[f"product_{name}_i"][0] for name in ("flip", "negative", "zero", "nan")
-        )
+        negative, zero, nan = (get[f"product_{name}_i"][0] for name in ("negative", "zero", "nan"))
         (sign,), fraction = get["accumulator_sign_i"], get["accumulator_fraction_i"]
         is_zero = ands.some(product) ^ 1
-        agrees = ands.differ(ands.differ(product[-1], flip), negative) ^ 1
-        legal = ands.both(ands.differ(is_zero, zero) ^ 1, ands.either(zero, agrees))
+        legal = ands.differ(is_zero, zero) ^ 1
         if self.field == 255:
             word = self._special(ands, get)
         else:
-            number = self._sum(ands, product, flip, sign, fraction)
+            number = self._sum(ands, product, negative, sign, fraction)
             # Zeros add up to the zero of both signs; whatever else cancels is +0.
             clear = ands.every([zero, *[bit ^ 1 for bit in fraction]]) if self.field == 0 else FALSE
             exactly_zero = number.pop()
@@ -124,7 +118,7 @@ class RoundedSum:
         return ands.pick(nan, _constant(NAN, 32), [*_constant(INFINITY, 31), sign])
 
     def _sum(
-        self, ands: Ands, product: Sequence[int], flip: int, sign: int, fraction: Sequence[int]
+        self, ands: Ands, product: Sequence[int], negative: int, sign: int, fraction: Sequence[int]
     ) -> list[int]:
         """The rounded sum of product and accumulator, both finite, and whether it is zero."""
         accumulator = [*fraction, TRUE if self.field else FALSE]
@@ -132,11 +126,11 @@ class RoundedSum:
         places = self.lowest - base, max(self.field, 1) - 150 - base
         width = max(places[0] + len(product), places[1] + len(accumulator)) + 2
         words = []
-        for word, place, top, minus in (
-            (product, places[0], product[-1], flip),
-            (accumulator, places[1], FALSE, sign),
+        for word, place, minus in (
+            (product, places[0], negative),
+            (accumulator, places[1], sign),
         ):
-            wide = [FALSE] * place + list(word) + [top] * (width - place - len(word))
+            wide = [FALSE] * place + list(word) + [FALSE] * (width - place - len(word))
             words.append(ands.turned(wide, minus))
         total = ands.add(*words)
         magnitude = ands.turned(total, total[-1])[:-1]
@@ -163,13 +157,6 @@ def _round(ands: Ands, magnitude: Sequence[int], base: int) -> list[int]:
     rounded = ands.add([*significand, *[FALSE] * 8], [*[FALSE] * 23, *bias, FALSE], up)
     overflow = ands.either(huge, ands.every(rounded[23:31]))
     return ands.pick(overflow, _constant(INFINITY, 31), rounded[:31])
-
-
-def _is_legal(given: Mapping[str, int], integer: int) -> bool:
-    if (integer == 0) != bool(given["product_zero_i"]):
-        return False
-    negative = (integer < 0) != bool(given["product_flip_i"])
-    return integer == 0 or negative == bool(given["product_negative_i"])
 
 
 def _constant(value: int, bits: int) -> list[int]:
@@ -212,10 +199,7 @@ def rounding_claim(design: Design, module: Module, pairs: Sequence[tuple[int, in
             "u_round",
             {port.name: port.bare for port in rounding.inputs} | {"result_o": "result"},
         ),
-        f"wire is_zero = product_i == {step.product.bits}'d0;",
-        f"wire agrees = (product_i[{step.product.bits - 1}] ^ product_flip_i)"
-        " == product_negative_i;",
-        "wire legal = (is_zero == product_zero_i) && (product_zero_i || agrees);",
+        f"wire legal = (product_i == {step.product_bits}'d0) == product_zero_i;",
         "assign result_o = legal ? result : 32'd0;",
     ]
     outputs = (("result_o", 32),)
@@ -241,6 +225,12 @@ def long_pairs(step: Step) -> list[tuple[int, int]]:
     return [*pairs, (low, 0), (low, 127), (high, 0), (high, 254), (127, 255)]
 
 
+def long_claim(design: Design, module: Module) -> Claim:
+    """Addition and rounding at every distance of the exponents."""
+    step = scale_step(design)
+    return rounding_claim(design, module, [p for p in long_pairs(step) if _has(step, p)])
+
+
 def product_claims(design: Design, module: Module) -> Iterator[Claim]:
     """The product is the plain one, its exponent the sum of all exponents, and its flags agree."""
     step = scale_step(design)
@@ -255,33 +245,38 @@ def product_claims(design: Design, module: Module) -> Iterator[Claim]:
     exact = [
         f"wire signed [{wide - 1}:0] e{i} = $signed({term});" for i, term in enumerate(terms)
     ]
-    constant = step.unit - left.bias - right.bias + step.magnitude_bits + 126
+    constant = step.unit - left.bias - right.bias + step.product_bits + 126
     most = f"{left.prefix}_exponent_i <= {left.greatest} && {right.prefix}_exponent_i <= "
     exact += [
         f"wire signed [{wide - 1}:0] exponent = e0 + e1 + e2 + ({constant});",
-        f"wire counts = {most}{right.greatest};",
-        f"wire signed [{step.sum_bits - 1}:0] s = sum_i;",
+        f"wire signed [{step.total.bits - 1}:0] s = sum_i;",
+        f"wire counts = {most}{right.greatest} && s >= {step.total.low}"
+        f" && s <= {step.total.high};",
+        f"wire [{step.product_bits - 1}:0] size = s < 0 ? -s : s;",
         f"wire [{step.pair_bits - 1}:0] l = {left.prefix}_significand_i;",
         f"wire [{step.pair_bits - 1}:0] r = {right.prefix}_significand_i;",
         f"wire [{step.pair_bits - 1}:0] p = l * r;",
-        f"wire signed [{step.pair_bits}:0] pair = {{1'b0, p}};",
-        f"wire signed [{step.product.bits - 1}:0] product = s * pair;",
+        f"wire [{step.product_bits - 1}:0] pair = p;",
+        f"wire [{step.product_bits - 1}:0] product = size * pair;",
     ]
     flags = [(name, bits) for name, bits in outputs if bits == 1]
     # No product overflows: its width is that of the range of all of them.
-    shown = (("product_o", step.product.bits), ("exponent_wide_o", wide), *flags)
+    shown = (("product_wide_o", step.product_bits), ("exponent_wide_o", wide), *flags)
     bits = dict(outputs)["product_exponent_o"]
     made = [
         *exact,
         f"wire [{bits - 1}:0] found;",
-        instance(module, "u_module", {"product_exponent_o": "found"}),
+        f"wire [{step.product_bits - 1}:0] size_found;",
+        instance(
+            module, "u_module", {"product_exponent_o": "found", "product_o": "size_found"}
+        ),
+        "assign product_wide_o = counts ? size_found : 0;",
         f"assign exponent_wide_o = counts ? {{{{{wide - bits}{{found[{bits - 1}]}}}}, found}} : 0;",
     ]
     infinite = " | ".join(f"{prefix}_infinity_i" for prefix in step.infinities) or "1'b0"
     nan = f"!sum_valid_i || {left.prefix}_nan_i || {right.prefix}_nan_i"
     zero = f"s == 0 || {left.prefix}_zero_i || {right.prefix}_zero_i"
     meaning = {
-        "product_flip_o": f"{left.prefix}_sign_i != {right.prefix}_sign_i",
         "product_negative_o": f"(s < 0) != ({left.prefix}_sign_i != {right.prefix}_sign_i)",
         "product_zero_o": zero,
         "product_infinity_o": infinite,
@@ -289,7 +284,7 @@ def product_claims(design: Design, module: Module) -> Iterator[Claim]:
     }
     meant = [
         *exact,
-        "assign product_o = product;",
+        "assign product_wide_o = counts ? product : 0;",
         "assign exponent_wide_o = counts ? exponent : 0;",
         *[f"assign {name} = {meaning[name]};" for name, _ in flags],
     ]

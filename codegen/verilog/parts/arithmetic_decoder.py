@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ....compiler.decoding import Values, offset_integer
 from ....compiler.hosts import COEFFICIENT_BITS, HifWord
+from ... import NotExpressible
 from ...design import Operand, Side
 from ..bench import Bench, vector_bench
 from ..module import Module
@@ -69,11 +70,15 @@ class Form:
         return False
 
 
-def arithmetic_decoder(side: Side) -> Module | None:
-    """The element decoder without a table, or None where some grid has no arithmetic form."""
+def arithmetic_decoder(side: Side) -> Module:
+    """The element decoder without a table.
+
+    Raises:
+        NotExpressible: some grid has no arithmetic form.
+    """
     forms = forms_of(side)
     if forms is None:
-        return None
+        raise NotExpressible(f"some grid of '{side.name}' is no float, integer or HIF word")
     operand = side.operand
     lsb = shifted("element_shift_o" if operand.shift_bits else "", operand.unit)
     return Module(
@@ -90,11 +95,9 @@ def arithmetic_decoder(side: Side) -> Module | None:
     )
 
 
-def arithmetic_decoder_bench(side: Side) -> Bench | None:
-    """Every code under every select, the unused ones too; None where there is no module."""
+def arithmetic_decoder_bench(side: Side) -> Bench:
+    """Every code under every select, the unused ones too."""
     module = arithmetic_decoder(side)
-    if module is None:
-        return None
     selects = range(1 << side.select_bits)
     rows = [_row(side, select, code) for select in selects for code in range(side.codes)]
     return vector_bench(module, rows, "Every code, with every grid.")

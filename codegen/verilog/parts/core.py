@@ -7,6 +7,7 @@ from ..module import CLOCK, RESET, Module, Parameter, Port
 from .element_decoder import element_decoder
 from .lut_decoder import load_inputs, lut_decoder
 from .register import register
+from .scale_pipeline import LATENCY
 from .tile import COLUMNS, OFFSET_BITS, ROWS, result_ports, tile
 
 #: A stream: its name, and what a beat is made of.
@@ -43,6 +44,7 @@ def core(design: Design) -> Module:
             ),
             *(("A masked weight counts as 0, and is a number.",) if masked else ()),
             f"A short last block fills up with activations of 0, to {block}.",
+            "Latency is from a command's last code to its first row of results.",
         ),
         ports=(
             CLOCK,
@@ -66,17 +68,13 @@ def core(design: Design) -> Module:
             Parameter("Loadable", 0, "1: weights decode by a table that is loaded; 0: constant"),
             Parameter("CountBits", 16, "bits of a command's count of blocks, at least 2"),
         ),
-        latency=f"{int(_scale_latency(design)) + 4} from a command's last code to its first result",
+        latency=f"{LATENCY + 4} + (Columns - 1) / ceil(Rows * Columns / {block})",
     )
 
 
 def has_mask(side: Side) -> bool:
     """Whether some weights are taken out of their blocks and stand beside them."""
     return any(one.kind == "opq" for one in side.fmt.sides)
-
-
-def _scale_latency(design: Design) -> str:
-    return next(m for m in tile(design).uses if m.part == "scale_pipeline").latency
 
 
 def streams_of(design: Design) -> tuple[Stream, ...]:

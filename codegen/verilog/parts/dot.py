@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...design import Design
+from ... import NotExpressible
+from ...design import Design, Side
 from ...vectors.memory import dot_count, dot_layout, dot_memory
 from ..bench import Bench
 from ..module import Module, Port
@@ -12,6 +13,7 @@ from .multiply import multiply
 from .scale_decoder import scale_decoder
 from .sum import block_sum, group_lanes
 from .words import scale_outputs, scale_word, select_field, span
+
 
 def dot_inputs(design: Design) -> tuple[Port, ...]:
     """Codes and activations of a block."""
@@ -68,7 +70,7 @@ def dot(design: Design) -> Module:
     Elements are decoded by arithmetic where that is possible, else by a table.
     """
     side = design.weights
-    scale, element = scale_decoder(side), arithmetic_decoder(side) or element_decoder(side)
+    scale, element = scale_decoder(side), _element_decoder(side)
     product, total = multiply(design), block_sum(design)
     return Module(
         owner=side.fmt,
@@ -100,6 +102,13 @@ def dot(design: Design) -> Module:
         },
         uses=(scale, element, product, total),
     )
+
+
+def _element_decoder(side: Side) -> Module:
+    try:
+        return arithmetic_decoder(side)
+    except NotExpressible:
+        return element_decoder(side)
 
 
 def dot_bench(design: Design) -> Bench:

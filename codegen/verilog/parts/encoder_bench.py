@@ -23,7 +23,7 @@ from .encoder_plan import SHIFTS, encoder_plan
 F32 = NDArray[np.float32]
 
 #: Blocks and elements of one kind in a bench at most, and cycles of the pipeline's.
-MOST_BLOCKS, MOST_ELEMENTS, CYCLES = 1024, 1 << 14, 256
+MOST_BLOCKS, MOST_ELEMENTS, CYCLES = 512, 1 << 13, 256
 
 #: Shifts that the scale alone is tried under besides the ends of their range.
 SHIFTS_TRIED = (0, 1, -1, 40, 8 - SHIFTS)
@@ -240,7 +240,8 @@ def _wide(fmt: Format, draws: Draws, shift: int) -> F32:
         low = fp32_bits(peak) >> 23
         field = [max(0, low - draws.below(draws.of((2, 4, 12, 24)))) for _ in range(fmt.block)]
         rows.append([draws.below(2) << 31 | f << 23 | draws.below(1 << 23) for f in field])
-    return np.array(rows, np.uint32).view(np.float32)
+    blocks: F32 = np.array(rows, np.uint32).view(np.float32)
+    return blocks
 
 
 def _no_numbers(fmt: Format, draws: Draws) -> F32:

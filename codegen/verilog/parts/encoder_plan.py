@@ -422,7 +422,7 @@ def _form(codes: tuple[tuple[int, ...], tuple[int, ...]], mantissa: int, bits: i
 
     def hif(sign: int, index: int) -> int:
         # The least shift under which -16..15 holds the coefficient.
-        value, shift = _rung(index, mantissa) * (-1) ** sign, 0
+        value, shift = -_rung(index, mantissa) if sign else _rung(index, mantissa), 0
         while not -16 <= value <= 15:
             value, shift = value >> 1, shift + 1
         return shift << 5 | value & 31

@@ -9,15 +9,22 @@ from ... import NotExpressible
 from ...design import Design
 from ..bench import Bench
 from ..module import Module
+from .arithmetic_decoder import arithmetic_decoder, arithmetic_decoder_bench
+from .core import core
+from .core_bench import core_bench
 from .decoder import decoder, decoder_bench
 from .dot import dot, dot_bench
 from .encoder import encoder, encoder_pipeline
 from .encoder_bench import encoder_bench, encoder_pipeline_bench
 from .lut_decoder import lut_decoder, lut_decoder_bench
+from .multiply import multiply, multiply_bench
 from .output_scale import output_scale, output_scale_bench
 from .register import register, register_bench
 from .scale_apply import scale_apply, scale_apply_bench
 from .scale_pipeline import scale_pipeline, scale_pipeline_bench
+from .sparse import sparse
+from .sparse_bench import sparse_bench
+from .sum import block_sum, sum_bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,11 @@ class Part:
 
 PARTS = (
     Part("decoder", lambda d: decoder(d.weights), (lambda d: decoder_bench(d.weights),)),
+    Part(
+        "arithmetic_decoder",
+        lambda d: arithmetic_decoder(d.weights),
+        (lambda d: arithmetic_decoder_bench(d.weights),),
+    ),
     Part("lut_decoder", lut_decoder, (lut_decoder_bench,)),
     Part(
         "encoder",
@@ -45,11 +57,15 @@ PARTS = (
         lambda d: encoder_pipeline(d.activations.fmt),
         (lambda d: encoder_pipeline_bench(d.activations.fmt),),
     ),
+    Part("multiply", multiply, (multiply_bench,)),
+    Part("sum", block_sum, (sum_bench,)),
     Part("dot", dot, (dot_bench,)),
     Part("scale_apply", scale_apply, (scale_apply_bench,)),
     Part("scale_pipeline", scale_pipeline, (scale_pipeline_bench,)),
     Part("output_scale", output_scale, (output_scale_bench,)),
     Part("register", register, (register_bench,)),
+    Part("core", core, (core_bench, lambda d: core_bench(d, "lut"))),
+    Part("sparse", sparse, (sparse_bench,)),
 )
 
 

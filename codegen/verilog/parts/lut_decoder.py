@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....compiler.hosts import HifWord
-from ...design import Design, Side
+from ...design import Design, Operand, Side
 from ...vectors.draws import Draws
 from ..bench import Bench, Row, vector_bench
 from ..module import CLOCK, RESET, Module, Parameter, Port
@@ -20,22 +20,67 @@ CYCLES = 512
 def lut_decoder(design: Design) -> Module:
     """A table of words that can be written, read on several lanes (SOP, arXiv:2605.14929)."""
     side = design.weights
+    conditions = _conditions(side.operand)
+    value = any("load_value" in condition for condition in conditions)
     return Module(
         owner=side.fmt,
         part="lut_decoder",
         notes=(
             f"Decodes elements by a table that is loaded: {side.operand.form}.",
-            (
-                "Any codebook of such words can be loaded. An entry that was not loaded since "
-                "reset is no number."
-            ),
-            "Lanes read in the same cycle; a word that is loaded is read from the next cycle on.",
+            _allowed(side.operand) + " An entry that was not loaded since reset is no number.",
+            "Only the loading is clocked: a loaded word is read from the next cycle on.",
         ),
         ports=(CLOCK, RESET, *load_inputs(side), *_lanes(side)),
-        values={"side": side},
+        values={
+            "side": side,
+            "conditions": conditions,
+            "value_bits": _value_bits(side.operand) if value else 0,
+        },
         parameters=(Parameter("Reads", 4, "lanes that decode in the same cycle"),),
-        latency="0, of a loaded word 1",
     )
+
+
+def fits(operand: Operand, word: HifWord) -> bool:
+    """Whether the datapath behind the table holds a word: its products stay in their ranges."""
+    return (
+        word.shift <= operand.max_shift
+        and operand.coefficient.low <= word.coefficient <= operand.coefficient.high
+        and operand.value.low <= word.value <= operand.value.high
+    )
+
+
+def _allowed(operand: Operand) -> str:
+    if not _conditions(operand):
+        return "Any codebook of such words can be loaded."
+    return (
+        f"Words of coefficients {span(operand.coefficient)} and shifts 0..{operand.max_shift} can "
+        f"be loaded whose values are {span(operand.value)}; any other is no number."
+    )
+
+
+def _conditions(operand: Operand) -> list[str]:
+    """What makes a word fit, in Verilog; nothing where the fields hold no other."""
+    field, shift = operand.coefficients, operand.max_shift
+    low, high = operand.coefficient.low, operand.coefficient.high
+    least, most = operand.value.low, operand.value.high
+    bits, wide = operand.coefficient_bits, _value_bits(operand)
+    every = {
+        f"(load_shift_i <= {operand.shift_bits}'d{shift})": shift + 1 < 1 << operand.shift_bits,
+        f"(load_coefficient_i >= {_signed(low, bits)})": low > field.low,
+        f"(load_coefficient_i <= {_signed(high, bits)})": high < field.high,
+        f"(load_value >= {_signed(least, wide)})": least > low << shift,
+        f"(load_value <= {_signed(most, wide)})": most < high << shift,
+    }
+    return [condition for condition, needed in every.items() if needed]
+
+
+def _value_bits(operand: Operand) -> int:
+    """Wide enough for every coefficient under every shift of the field."""
+    return operand.coefficient_bits + (1 << operand.shift_bits) - 1
+
+
+def _signed(value: int, bits: int) -> str:
+    return f"{bits}'sh{value & ((1 << bits) - 1):x}"
 
 
 def load_inputs(side: Side) -> tuple[Port, ...]:
@@ -59,7 +104,7 @@ def load_inputs(side: Side) -> tuple[Port, ...]:
             Port(
                 "load_shift_i",
                 operand.shift_bits,
-                f"0..{operand.max_shift}, the shift of its word; any other: no number",
+                f"0..{operand.max_shift}, the shift of its word",
             )
         )
     return (Port("load_valid_i", 1, "an entry is loaded"), *entry, *word)
@@ -95,7 +140,7 @@ def _cycles(side: Side) -> Iterator[Row]:
         reset = cycle == 0 or draws.below(100) == 0
         load = not reset and draws.below(2) == 1
         yield _row(side, {} if reset else table, reads, entry, word, load=load, reset=reset)
-        _load(operand.max_shift, {} if reset else table, entry, word, load=load)
+        _load(operand, {} if reset else table, entry, word, load=load)
         if reset:
             table = {}
     yield _row(side, {}, [0] * READS, 0, HifWord(0, 0), load=False, reset=True)
@@ -104,16 +149,16 @@ def _cycles(side: Side) -> Iterator[Row]:
     for entry, own in enumerate(words):
         word = own or HifWord(0, 0)
         yield _row(side, table, [entry] * READS, entry, word, load=own is not None, reset=False)
-        _load(operand.max_shift, table, entry, word, load=own is not None)
+        _load(operand, table, entry, word, load=own is not None)
     for entry in range(entries):
         reads = [(entry + lane) % entries for lane in range(READS)]
         yield _row(side, table, reads, 0, HifWord(0, 0), load=False, reset=False)
 
 
 def _load(
-    max_shift: int, table: dict[int, HifWord], entry: int, word: HifWord, *, load: bool
+    operand: Operand, table: dict[int, HifWord], entry: int, word: HifWord, *, load: bool
 ) -> None:
-    if load and word.shift <= max_shift:
+    if load and fits(operand, word):
         table[entry] = word
     elif load:
         table.pop(entry, None)

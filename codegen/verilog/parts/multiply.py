@@ -45,9 +45,7 @@ def multiply(design: Design) -> Module:
         ports=(
             *_operand_ports(left, "", "of the element"),
             *_operand_ports(right, "activation_", "of the activation"),
-            Port(
-                "term_o", term, f"{span(design.term)}, LSB weight 2^{design.unit}", signed=True
-            ),
+            Port("term_o", term, f"{span(design.term)}, LSB weight 2^{design.unit}", signed=True),
         ),
         values={
             "widths": (left.coefficient_bits, right.coefficient_bits),
@@ -67,9 +65,7 @@ def _operand_ports(operand: Operand, prefix: str, whose: str) -> Iterator[Port]:
         signed=True,
     )
     if operand.shift_bits:
-        yield Port(
-            f"{prefix}shift_i", operand.shift_bits, f"shift {whose}, 0..{operand.max_shift}"
-        )
+        yield Port(f"{prefix}shift_i", operand.shift_bits, f"shift {whose}, 0..{operand.max_shift}")
 
 
 def _shifts(design: Design) -> list[tuple[str, Operand]]:
@@ -122,9 +118,7 @@ def multiply_bench(design: Design) -> Bench:
         note = "Extremes and random operands."
         words = list(_sampled(fields))
     rows = [
-        _row(design, module, *pair)
-        for pair in words
-        if _fits(design.product, design.term, *pair)
+        _row(design, module, *pair) for pair in words if _fits(design.product, design.term, *pair)
     ]
     return vector_bench(module, rows, note)
 

@@ -53,7 +53,7 @@ def scale_pipeline(design: Design) -> Module:
             Port("valid_o", 1, "1: the result counts"),
             RESULT,
         ),
-        values=step_values(step),
+        values=step_values(step) | {"latency": LATENCY},
         uses=(scale_product(step), align_add(step), normalize_round(step)),
         latency=str(LATENCY),
     )

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from ....compiler import format as formats
 from ....compiler.scales import is_fp32_word
+from ... import NotExpressible
 from ...design import Design, Side
 from ..module import CLOCK, RESET, Module, Parameter, Port
 from .element_decoder import element_decoder
@@ -185,10 +186,10 @@ def sparse(design: Design) -> Module:
     """The side path of a tile.
 
     Raises:
-        ValueError: no values stand beside the weights' codes.
+        NotExpressible: no values stand beside the weights' codes.
     """
     if not design.weights.fmt.sides:
-        raise ValueError(f"no values stand beside the codes of '{design.name}'")
+        raise NotExpressible(f"no values stand beside the codes of '{design.name}'")
     kinds, step, side = kinds_of(design), sparse_step(design), design.activations
     scale, element = scale_decoder(side), element_decoder(side)
     value, product = sparse_value(design), scale_product(step)

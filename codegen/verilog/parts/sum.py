@@ -89,9 +89,7 @@ def block_sum(design: Design) -> Module:
 def sum_bench(design: Design) -> Bench:
     """The extremes, every lane alone, and random terms."""
     module, bounds = block_sum(design), design.term
-    rows = [
-        {"terms_i": _packed(terms, bounds), "sum_o": sum(terms)} for terms in _cases(design)
-    ]
+    rows = [{"terms_i": _packed(terms, bounds), "sum_o": sum(terms)} for terms in _cases(design)]
     return vector_bench(module, rows, "Extremes, single lanes and random terms.")
 
 
@@ -112,4 +110,3 @@ def _packed(terms: list[int], bounds: Bounds) -> int:
     mask = (1 << bounds.bits) - 1
     text = "".join(f"{term & mask:0{bounds.bits}b}" for term in reversed(terms))
     return int(text, 2)
-

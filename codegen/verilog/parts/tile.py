@@ -38,6 +38,7 @@ def tile(design: Design) -> Module:
                 f"2^{design.unit} * weight scale * activation scale * 2^exponent_offset, one "
                 "rounding to binary32."
             ),
+            "Latency is from a command's last k to its first row of results.",
             (
                 "The array goes on meanwhile. It waits only where results are not read, and at the "
                 f"end of blocks that are shorter than {latency + 1} cycles."
@@ -54,7 +55,7 @@ def tile(design: Design) -> Module:
         },
         uses=(*decoders.values(), product, scaled),
         parameters=(ROWS, COLUMNS),
-        latency=f"{latency + 2} to the first result after a command's last k",
+        latency=f"{latency + 2} + (Columns - 1) / ceil(Rows * Columns / {block})",
     )
 
 
