@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._cost import cost
 from ._version import __version__
 from .cli_errors import analyze, expect, json_option, prove
 
@@ -374,7 +375,7 @@ def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
     _console.table(rows, as_json=as_json)
 
 
-for command in (prove, expect, analyze):
+for command in (prove, expect, analyze, cost):
     cli.add_command(command)
 
 

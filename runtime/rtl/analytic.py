@@ -22,6 +22,9 @@ from .calibration import COEFFICIENTS
 CALIBRATED_ON = "osu018"
 NAME = f"analytic ({CALIBRATED_ON})"
 
+#: Entries of the largest table that is logic without a pattern.
+_LARGEST = 32
+
 #: The formats that the coefficients were fitted on (weights, activations).
 FITTED_ON: tuple[tuple[str, str], ...] = (
     ("nf4_hif7", ""),
@@ -79,15 +82,21 @@ def estimate(design: Design) -> Estimate:
 
 
 def blocks(design: Design) -> dict[str, float]:
-    """Block -> how many of its units the dot product of a design has."""
+    """Block -> how many of its units the dot product of a design has.
+
+    Table entries, bits of partial products, two-way multiplexers, full adders, bits of the sums
+    of shifts, and lanes.
+    """
     left, right = design.weights.operand, design.activations.operand
-    lanes, term, total = design.block, design.term.bits, design.total.bits
+    lanes = design.block
+    both = left.shift_bits + right.shift_bits if left.shift_bits and right.shift_bits else 0
     return {
         "decoder": lanes * table_complexity(design.weights),
         "multiplier": float(lanes * left.coefficient_bits * right.coefficient_bits),
-        "shifter": float(lanes * term * design.shift_bits),
-        "adders": float((lanes - 1) * (term + total) / 2),
-        "carry": total * log2(total),
+        "shifter": float(lanes * _multiplexers(design)),
+        "adders": float(_full_adders(design)),
+        "shift_sum": float(lanes * both),
+        "lane": float(lanes),
     }
 
 
@@ -96,11 +105,29 @@ def depths(design: Design) -> dict[str, float]:
     left, right = design.weights.operand, design.activations.operand
     return {
         "constant": 1.0,
+        "decoder": log2(1 + table_complexity(design.weights)),
         "multiplier": log2(left.coefficient_bits * right.coefficient_bits),
         "shifter": float(design.shift_bits),
-        "adders": log2(design.block),
-        "carry": log2(design.total.bits),
+        "carry": float(design.total.bits),
     }
+
+
+def _multiplexers(design: Design) -> int:
+    """Bits of all levels of a lane's shifter; a level widens the product by what it shifts."""
+    widths, bits = [], design.product.bits
+    for level in range(design.shift_bits):
+        bits = min(bits + (1 << level), design.term.bits)
+        widths.append(bits)
+    return sum(widths)
+
+
+def _full_adders(design: Design) -> int:
+    """Bits of all sums of two, in a tree over the lanes."""
+    total, left, bits = 0, design.block, design.term.bits
+    while left > 1:
+        total += left // 2 * bits
+        left, bits = (left + 1) // 2, min(bits + 1, design.total.bits)
+    return total
 
 
 @lru_cache(maxsize=256)
@@ -108,7 +135,8 @@ def table_complexity(side: Side) -> float:
     """How much logic the table from a code to its word is: 0 for a word that is its code.
 
     For every bit of the word, the inputs that change it, summed over all codes; a bit that is a
-    copy of an input has one of them at each code, which costs nothing.
+    copy of an input has one of them at each code, which costs nothing. Tables of more than 32
+    entries are those of floats, whose logic grows no further with their length.
     """
     rows = [
         _packed(side, word.coefficient, word.shift) if word is not None else 0
@@ -123,7 +151,7 @@ def table_complexity(side: Side) -> float:
     for bit in range(inputs):
         moved = table ^ table[index ^ (1 << bit)]
         changes += [np.mean((moved >> place) & 1) for place in range(len(changes))]
-    return float(np.maximum(changes - 1, 0).sum()) * len(table) / inputs
+    return float(np.maximum(changes - 1, 0).sum()) * min(len(table), _LARGEST) / inputs
 
 
 def _packed(side: Side, coefficient: int, shift: int) -> int:

@@ -67,7 +67,9 @@ module product (A, B, Y);
 endmodule
 """
 
-_EQUAL = re.compile(r"^Networks are equivalent( after structural hashing| after SAT)?\.", re.MULTILINE)
+_EQUAL = re.compile(
+    r"^Networks are equivalent( after structural hashing| after SAT)?\.", re.MULTILINE
+)
 _DIFFERENT = re.compile(r"^Networks are NOT EQUIVALENT", re.MULTILINE)
 _UNDECIDED = re.compile(r"^Networks are UNDECIDED", re.MULTILINE)
 _PATTERN = re.compile(r"^Input pattern:(.*)$", re.MULTILINE)

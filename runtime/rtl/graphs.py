@@ -85,7 +85,7 @@ class Ands:
         a, b = max(a, b), min(a, b)
         if b == FALSE or a == b ^ 1:
             return FALSE
-        if b == TRUE or a == b:
+        if b in {TRUE, a}:
             return a
         found = self.gates.get((a, b))
         if found is None:

@@ -151,7 +151,9 @@ class _Check:
         with tempfile.TemporaryDirectory(prefix="fmtc-mutant-") as scratch:
             path = Path(scratch) / f"{module.name}.v"
             path.write_text(text, encoding="ascii")
-            if run(["iverilog", "-g2005", "-tnull", str(path), *self._others(module)], path.parent, 60).code:
+            if run(
+                ["iverilog", "-g2005", "-tnull", str(path), *self._others(module)], path.parent, 60
+            ).code:
                 return Outcome(mutation, BROKEN)
             for bench in _watching(module, self.benches)[:BENCHES]:
                 if not self._passes(bench, path):
@@ -164,9 +166,7 @@ class _Check:
 
     def _others(self, module: Module) -> list[str]:
         return [
-            str(self.directory / f"rtl/{m.name}.v")
-            for m in module.closure
-            if m.name != module.name
+            str(self.directory / f"rtl/{m.name}.v") for m in module.closure if m.name != module.name
         ]
 
     def _passes(self, bench: Bench, mutant: Path) -> bool:

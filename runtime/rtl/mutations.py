@@ -133,12 +133,12 @@ def _changes(code: str, following: str, place: str) -> Iterator[tuple[str, str]]
                 yield "operator", _put(code, match, _OPERATORS[match[group]], group)
     simple: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         ("reduction", _UNARY, lambda m: "|" if m[1] == "&" else "&"),
-        ("inversion", _INVERTED, lambda m: ""),
+        ("inversion", _INVERTED, lambda m: m[0][1:]),
         ("choice", _CHOICE, lambda m: f"= !({m[1]}) ?"),
         ("sign", _SIGN, lambda m: f"{{{m[1]}{{1'b0}}}}"),
         ("index", _BIT, lambda m: f"[{int(m[1]) - 1 if int(m[1]) else 1}]"),
         ("index", _PLACE, lambda m: f"[{m[1]}+1 +: "),
-        ("reset", _RESET, lambda m: "1'b0"),
+        ("reset", _RESET, lambda m: f"1'b{int(not m[0])}"),
         ("condition", _CONDITION, lambda m: f"if (!({m[1]})) begin"),
         ("width", _WIDTH, lambda m: f"{m[1]} [{max(0, int(m[2]) - 1)}:0]"),
     ]

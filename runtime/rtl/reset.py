@@ -130,12 +130,12 @@ def check_reset(
 
 def _outputs(ports: list[Port], chosen: Mapping[str, int]) -> list[_Signal]:
     """Outputs, each with the valid of its stream: of the longest name that begins like it."""
-    valids = [p.name for p in ports if p.name.endswith("valid_o") and p.width(chosen) == 1]
+    valids = [p.name for p in ports if _is_valid(p.name, "o") and p.width(chosen) == 1]
     signals = []
     for port in ports:
         names = [v for v in valids if v != port.name and port.name.startswith(v[: -len("valid_o")])]
         qualifier = max(names, key=len, default="")
-        if port.name.endswith(("valid_o", "ready_o")):
+        if _is_valid(port.name, "o") or port.name.endswith("ready_o"):
             qualifier = ""
         counts = port.name in valids or not valids
         signals.append(_Signal(port.name, port.width(chosen), qualifier, counts))
@@ -144,7 +144,7 @@ def _outputs(ports: list[Port], chosen: Mapping[str, int]) -> list[_Signal]:
 
 def _streams(inputs: list[_Signal], outputs: list[_Signal]) -> list[_Stream]:
     """The streams that are read; a port belongs to the longest name that begins like it."""
-    valids = [s.name for s in inputs if s.name.endswith("valid_i") and s.bits == 1]
+    valids = [s.name for s in inputs if _is_valid(s.name, "i") and s.bits == 1]
     valids = [name for name in valids if name != "sum_valid_i"]
     known = {s.name for s in outputs}
     data: dict[str, list[_Signal]] = {name: [] for name in valids}
@@ -157,6 +157,11 @@ def _streams(inputs: list[_Signal], outputs: list[_Signal]) -> list[_Stream]:
         ready = valid.replace("valid_i", "ready_o")
         streams.append(_Stream(valid, ready if ready in known else "", tuple(signals)))
     return streams
+
+
+def _is_valid(name: str, direction: str) -> bool:
+    """Whether a port says that a stream offers something: ``invalid_o`` does not."""
+    return f"_{name}".endswith(f"_valid_{direction}")
 
 
 def _is_control(name: str) -> bool:

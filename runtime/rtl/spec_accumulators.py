@@ -53,8 +53,10 @@ def overflow_claim(design: Design, name: str, text: str) -> Claim:
         f"wire signed [{wide - 1}:0] added = term;",
         # n: the products that are in the sum already.
         f"wire signed [{wide - 1}:0] n = first_i ? {wide}'sd0 : {{1'b0, count_i}};",
-        "wire allowed = added >= Low && added <= High && old >= n * Low && old <= n * High"
-        f" && n < {block} && (first_i || n > 0);",
+        (
+            "wire allowed = added >= Low && added <= High && old >= n * Low && old <= n * High"
+            f" && n < {block} && (first_i || n > 0);"
+        ),
     ]
     made = [
         *given,

@@ -46,8 +46,7 @@ class Term:
         """The same as a graph."""
         ands, widths = Ands(self.inputs), dict(self.inputs)
         a, b = (
-            ands.port(name, widths[name])
-            for name in ("coefficient_i", "activation_coefficient_i")
+            ands.port(name, widths[name]) for name in ("coefficient_i", "activation_coefficient_i")
         )
         product = ands.multiply(a, b, len(a) + len(b))
         limits = _limits(self.design, widths)
@@ -59,7 +58,7 @@ class Term:
             for place, bit in enumerate(shift):
                 moved = ([FALSE] * (1 << place) + term)[:width]
                 term = ands.pick(bit, moved, term)
-            within = [value for value in range(limit + 1)]
+            within = range(limit + 1)
             counts = ands.both(counts, ands.some(ands.equals(shift, v) for v in within))
         counts = ands.both(counts, _is_narrow(ands, term, self.design.term.bits))
         low = term[: self.design.term.bits]
@@ -219,10 +218,14 @@ def _dot_body(design: Design, module: Module) -> list[str]:
             f"wire counts_{lane} = element_valid_{lane} && s_{lane} <= {activation.max_shift};",
             f"wire signed [{bits - 1}:0] term_{lane};",
             *_term(design, parts, lane),
-            f"assign terms[{lane * bits + bits - 1}:{lane * bits}]"
-            f" = counts_{lane} ? term_{lane} : {bits}'d0;",
+            (
+                f"assign terms[{lane * bits + bits - 1}:{lane * bits}]"
+                f" = counts_{lane} ? term_{lane} : {bits}'d0;"
+            ),
         ]
-    body.append("assign sum_valid_o = " + " && ".join(f"counts_{i}" for i in range(design.block)) + ";")
+    body.append(
+        "assign sum_valid_o = " + " && ".join(f"counts_{i}" for i in range(design.block)) + ";"
+    )
     if "sum" in parts:
         inputs, outputs = ports(parts["sum"])
         body.append(

@@ -77,7 +77,9 @@ class RoundedSum:
             return NAN
         if any(infinite):
             return (sign if infinite[1] else given["product_negative_i"]) << 31 | INFINITY
-        product = (-integer if given["product_negative_i"] else integer) * Fraction(2) ** self.lowest
+        product = (-integer if given["product_negative_i"] else integer) * Fraction(
+            2
+        ) ** self.lowest
         total = Fraction(fp32_from_bits(word)) + product
         if total == 0:
             both = integer == 0 and word & 0x7FFFFFFF == 0
@@ -189,8 +191,10 @@ def rounding_claim(design: Design, module: Module, pairs: Sequence[tuple[int, in
     name = f"{module.name}_made"
     wires = [f"wire {port.vector} {port.bare};".replace("  ", " ") for port in align.outputs]
     body = [
-        "wire [31:0] accumulator_i = "
-        "{accumulator_sign_i, accumulator_field_i, accumulator_fraction_i};",
+        (
+            "wire [31:0] accumulator_i = "
+            "{accumulator_sign_i, accumulator_field_i, accumulator_fraction_i};"
+        ),
         "wire [31:0] result;",
         *wires,
         instance(align, "u_align_add", {port.name: port.bare for port in align.outputs}),
@@ -242,16 +246,13 @@ def product_claims(design: Design, module: Module) -> Iterator[Claim]:
         f"{{1'b0, {right.prefix}_exponent_i}}",
         "exponent_offset_i",
     ]
-    exact = [
-        f"wire signed [{wide - 1}:0] e{i} = $signed({term});" for i, term in enumerate(terms)
-    ]
+    exact = [f"wire signed [{wide - 1}:0] e{i} = $signed({term});" for i, term in enumerate(terms)]
     constant = step.unit - left.bias - right.bias + step.product_bits + 126
     most = f"{left.prefix}_exponent_i <= {left.greatest} && {right.prefix}_exponent_i <= "
     exact += [
         f"wire signed [{wide - 1}:0] exponent = e0 + e1 + e2 + ({constant});",
         f"wire signed [{step.total.bits - 1}:0] s = sum_i;",
-        f"wire counts = {most}{right.greatest} && s >= {step.total.low}"
-        f" && s <= {step.total.high};",
+        f"wire counts = {most}{right.greatest} && s >= {step.total.low} && s <= {step.total.high};",
         f"wire [{step.product_bits - 1}:0] size = s < 0 ? -s : s;",
         f"wire [{step.pair_bits - 1}:0] l = {left.prefix}_significand_i;",
         f"wire [{step.pair_bits - 1}:0] r = {right.prefix}_significand_i;",
@@ -267,9 +268,7 @@ def product_claims(design: Design, module: Module) -> Iterator[Claim]:
         *exact,
         f"wire [{bits - 1}:0] found;",
         f"wire [{step.product_bits - 1}:0] size_found;",
-        instance(
-            module, "u_module", {"product_exponent_o": "found", "product_o": "size_found"}
-        ),
+        instance(module, "u_module", {"product_exponent_o": "found", "product_o": "size_found"}),
         "assign product_wide_o = counts ? size_found : 0;",
         f"assign exponent_wide_o = counts ? {{{{{wide - bits}{{found[{bits - 1}]}}}}, found}} : 0;",
     ]

@@ -56,7 +56,9 @@ def specification(name: str, inputs: Ports, outputs: Ports, body: list[str]) -> 
 
 def instance(module: Module, label: str, connected: Mapping[str, str]) -> str:
     """An instantiation; what is not said is connected to the signal of the port's name."""
-    pins = ", ".join(f".{port.name}({connected.get(port.name, port.name)})" for port in module.ports)
+    pins = ", ".join(
+        f".{port.name}({connected.get(port.name, port.name)})" for port in module.ports
+    )
     return f"{module.name} {label} ({pins});"
 
 
@@ -107,8 +109,10 @@ def element_claims(design: Design, module: Module) -> Iterator[Claim]:
         f"wire signed [{WIDE - 1}:0] wide = element_coefficient;",
         "assign valid_o = element_valid;",
         f"assign value_o = wide <<< {shift};",
-        f"assign in_range_o = wide >= {constant(operand.coefficient.low)}"
-        f" && wide <= {constant(operand.coefficient.high)} && {shift} <= {operand.max_shift};",
+        (
+            f"assign in_range_o = wide >= {constant(operand.coefficient.low)}"
+            f" && wide <= {constant(operand.coefficient.high)} && {shift} <= {operand.max_shift};"
+        ),
     ]
 
     def answer(given: Mapping[str, int]) -> dict[str, int]:

@@ -87,8 +87,10 @@ def arithmetic_decoder(side: Side) -> Module:
         notes=(
             f"Decodes one element by arithmetic: {operand.form}.",
             f"value = element_coefficient_o * 2^({lsb}); -0 is 0",
-            f"Equal to {side.name}_element_decoder, which is a table, for every input: "
-            "'fmtc verify' proves it.",
+            (
+                f"Equal to {side.name}_element_decoder, which is a table, for every input: "
+                "'fmtc verify' proves it."
+            ),
         ),
         ports=(*element_inputs(side), *element_outputs(side)),
         values={"side": side, "forms": forms, "operand": operand},
@@ -131,9 +133,7 @@ def _form(side: Side, values: Values, words: tuple[HifWord | None, ...]) -> Form
     if len(values) != 1 << bits:
         return None
     for form in _candidates(values, bits, operand):
-        if all(
-            form.word(code, bits, operand.max_shift) == word for code, word in enumerate(words)
-        ):
+        if all(form.word(code, bits, operand.max_shift) == word for code, word in enumerate(words)):
             return form
     return None
 
