@@ -15,9 +15,10 @@ from fmtc.codegen.vectors.dot import dot_cases, exact_sum
 from fmtc.codegen.vectors.words import element_words
 from fmtc.codegen.verilog.parts.dot import dot
 from fmtc.codegen.verilog.parts.element_decoder import element_decoder
+from fmtc.compiler.exact import fp32_bits
 from fmtc.formats import load
 from fmtc.runtime.backend import BackendUnavailable
-from fmtc.runtime.rtl import activity, fpga, synthesis, tools
+from fmtc.runtime.rtl import activity, bf16, fpga, hosts, synthesis, tools
 from fmtc.runtime.rtl.liberty import Library, load_library
 from fmtc.runtime.rtl.measure import Bench, block_design, decoders_of, lane_design, sources_of
 from fmtc.runtime.rtl.netlist import Simulation
@@ -247,3 +248,44 @@ def test_a_dot_product_is_placed_on_an_fpga() -> None:
     assert 16 < found.luts < 64
     assert found.mhz is not None
     assert 40 < found.mhz < 400
+
+
+# -- BF16 ----------------------------------------------------------------------------------
+
+
+def test_numbers_are_rounded_to_bf16_to_nearest_even() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    draws = np.random.default_rng(3)
+    x = (draws.standard_normal(4096) * np.exp2(draws.integers(-60, 60, 4096))).astype(np.float32)
+    x[:4] = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0]
+    expected = x.astype(ml_dtypes.bfloat16).view(np.uint16)
+    assert bf16.rounded(x).tolist() == expected.tolist()
+
+
+@pytest.mark.slow
+def test_a_table_before_the_bf16_dot_product_changes_no_sum(library: Library) -> None:
+    fmt = load("nf4_kbit")
+    _, found = hosts.hosted(fmt, hosts.HOSTS["bf16"])
+    bench = Bench(library, ("relaxed",), activity.gaussian_data())
+    plain, hosted = bf16.dot(bench), bf16.hosted_dot(bench, fmt, found.grids)
+    assert plain.energy is not None
+    assert hosted.energy is not None
+    assert hosted.first.area > 0.8 * plain.first.area
+    assert hosted.energy.vectors == plain.energy.vectors
+    codes = np.random.default_rng(5).integers(0, 16, (256, 16))
+    words = np.array([fp32_bits(float(v)) >> 16 for v in found.grids[0].values])
+    others = bf16.rounded(np.random.default_rng(6).standard_normal((256, 16)).astype(np.float32))
+    inputs = {
+        "codes_i": activity.lane_bits(codes, 4),
+        "weights_i": activity.lane_bits(words[codes], 16),
+        "activations_i": activity.lane_bits(others, 16),
+    }
+    results = []
+    for sources, top in (bf16.sources(), bf16.hosted_sources(fmt, found.grids)):
+        mapped = synthesize(sources, top, library, "relaxed", apart=bf16.apart(top))
+        given = activity.selected(inputs, mapped.netlist.inputs)
+        results.append(Simulation(mapped.netlist, library).run(given))
+    left, right = results
+    bits = left["sum_o"].shape[1]
+    assert (left["sum_o"] == right["sum_o"][:, :bits]).all()
+    assert (left["exponent_o"] == right["exponent_o"]).all()

@@ -52,31 +52,26 @@ SHIPPED = (
 #: What no shipped format has: 1-element and odd blocks, zero blocks with a scale, scales of which
 #: subnormal elements are many, midpoints at zero, equal thresholds, no negative numbers, admission
 #: of everything, every tie, codes in no order.
-OWN = tuple(
-    f"format {name} {{ {text} }}"
-    for name, text in (
-        ("one", "block 1  grid e3m2  scale ue4m4 { shift auto }  nan zero  inf saturate"),
-        ("seven", "block 7  grid e3m3  scale ue5m3 { shift 9 }  inf saturate"),
-        ("floor", "block 5  grid e2m1  scale ue4m4 { shift auto  underflow zero_block }"),
-        ("held", "block 4  grid e2m1  scale e4m3 { underflow zero_block zero_block 1 min 2^-3 }"),
-        ("small", "block 8  grid e4m3  scale ue7m3 { bias 120 }  tie away"),
-        (
-            "smaller",
-            "block 8  grid a = codebook 3 { -1, -77/256, -3/256, 0, 1/512, 77/256, 197/256, 1 }"
-            + "  scale ue7m3 { bias 120 }",
-        ),
-        ("four", "block 8  grid a = codebook 2 { -1, -1/4, 1/4, 1 }  scale ue4m4  tie up"),
-        ("none", "block 6  grid a = codebook 2 { 0, 1/3, 2/3, 1 }  scale e4m3  nan propagate"),
-        ("unsigned", "block 6  grid a = int 4 { range unsigned }  scale ue4m4 { shift auto }"),
-        ("powers", "block 8  grid e2m1  scale ue4m4 { rule floor_log2 }  negative_zero drop"),
-        ("full", "block 8  grid a = int 5 { range full }  scale s1e5m5 { rule argmax }  tie down"),
-        (
-            "close",
-            "block 4  grid a = codebook 3 { -1, -0.99999, 0.5, 0.50001, 0.50002, 0.7, 0.9, 1 }"
-            + "  scale ue4m6 { shift auto }  tie toward_zero",
-        ),
-        ("ternary", "block 8  grid a = codebook 2 { -1, 0, 1, 1 }  scale ue3m9"),
-    )
+OWN = (
+    "format one { block 1  grid e3m2  scale ue4m4 { shift auto }  nan zero  inf saturate }",
+    "format seven { block 7  grid e3m3  scale ue5m3 { shift 9 }  inf saturate }",
+    "format floor { block 5  grid e2m1  scale ue4m4 { shift auto  underflow zero_block } }",
+    "format held { block 4  grid e2m1  scale e4m3 { underflow zero_block zero_block 1 min 2^-3 } }",
+    "format small { block 8  grid e4m3  scale ue7m3 { bias 120 }  tie away  nan zero }",
+    """format smaller { block 8  grid a = codebook 3 {
+        -1, -77/256, -3/256, 0, 1/512, 77/256, 197/256, 1 }  scale ue7m3 { bias 120 } }""",
+    "format four { block 8  grid a = codebook 2 { -1, -1/4, 1/4, 1 }  scale ue4m4  tie up }",
+    """format none { block 6  grid a = codebook 2 { 0, 1/3, 2/3, 1 }  scale e4m3
+        nan propagate  inf saturate }""",
+    "format unsigned { block 6  grid a = int 4 { range unsigned }  scale ue4m4 { shift auto } }",
+    """format powers { block 8  grid e2m1  scale ue4m4 { rule floor_log2 }
+        negative_zero drop }""",
+    """format full { block 8  grid a = int 5 { range full }  scale s1e5m5 { rule argmax }
+        tie down }""",
+    """format close { block 4  grid a = codebook 3 {
+        -1, -0.99999, 0.5, 0.50001, 0.50002, 0.7, 0.9, 1 }
+        scale ue4m6 { shift auto }  tie toward_zero }""",
+    "format ternary { block 8  grid a = codebook 2 { -1, 0, 1, 1 }  scale ue3m9 }",
 )
 
 EVERY = [pytest.param(partial(formats.load, name), id=name) for name in SHIPPED] + [
@@ -177,6 +172,7 @@ def test_the_benches_try_every_code_and_every_scale_word(name):
     codes = {
         row["codes_o"] >> (lane * bits) & ((1 << bits) - 1)
         for row in rows
+        if not row["invalid_o"]
         for lane in range(fmt.block)
     }
     assert codes == set(view.grids[0].order)
@@ -217,7 +213,6 @@ MISTAKES = (
     ("hif8_ue4m4", "encoder_lane", "6'd48 : 6'd47", "6'd47 : 6'd47"),
     ("hif8_ue4m4", "encoder_scale", "? last : wanted", "? wanted : wanted"),
     ("hif8_ue4m4", "encoder_absmax", "refused | (special)", "refused | (special & fraction)"),
-    ("hif8_ue4m4", "encoder_absmax", "special ? {{7{~fraction}}", "special ? {{7{fraction}}"),
     ("hif7_s1e5m5", "encoder_absmax", "+: 31] > peak_0", "+: 31] >= peak_0"),
     ("hif7_s1e5m5", "encoder_scale", "peak_negative_i ^ 1'b1", "peak_negative_i ^ 1'b0"),
     ("nf4_hif7", "encoder_lane", "level & last_tie", "level"),
@@ -262,30 +257,29 @@ def test_the_pipelines_bench_sees_a_mistake(right, wrong, tmp_path):
     assert not run_bench(bench, tmp_path).passed
 
 
-ELEMENTS = st.floats(-512, 512, width=32) | st.floats(width=32)
-
-
 @pytest.mark.parametrize("name", ["hif8_ue4m4", "hif7_s1e5m5", "nf4_kbit", "mxfp8_e4m3"])
 @settings(
     max_examples=6,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.large_base_example,
-        HealthCheck.data_too_large,
-        HealthCheck.function_scoped_fixture,
-    ],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_any_blocks_are_encoded_as_the_reference_does(name, data, tmp_path):
     need("iverilog")
     fmt = formats.load(name)
-    draw = partial(data.draw, st.lists(ELEMENTS, min_size=fmt.block, max_size=fmt.block))
+    size = 4 * fmt.block
+    block = st.tuples(
+        st.binary(min_size=size, max_size=size), st.integers(-126, 100), st.sampled_from((4, 16, 0))
+    )
     rows = []
-    for _ in range(16):
-        shift = data.draw(st.integers(-126, 100)) if view_of(fmt).scale.shift is None else 0
-        rows += encoder_rows(fmt, np.array([draw(), draw()], np.float32), shift)
+    for octets, shift, spread in data.draw(st.lists(block, min_size=1, max_size=16)):
+        bits = np.frombuffer(octets, np.uint32)
+        if spread:  # else any bits
+            exponents = 127 - max(-100, shift) + (bits >> 23) % spread
+            bits = bits & 0x807FFFFF | (exponents << 23).astype(np.uint32)
+        moved = shift if view_of(fmt).scale.shift is None else 0
+        rows += encoder_rows(fmt, bits.view(np.float32).reshape(1, -1), moved)
     bench = vector_bench(encoder(fmt), rows, "Blocks that were drawn.")
     write_bench(bench, tmp_path)
     result = run_bench(bench, tmp_path)

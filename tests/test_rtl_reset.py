@@ -45,9 +45,14 @@ def test_a_reset_in_mid_flight_is_a_cold_one_and_nothing_is_unknown(name, part):
     [
         ("register", "!rst_ni", "1'b0", "unknown"),
         ("scale_pipeline", "!rst_ni", "1'b0", "unknown"),
-        ("scale_pipeline", "valid_q <= 3'd0;", "valid_q <= valid_q;", "unknown"),
+        ("scale_pipeline", "valid_q <= {Latency{1'b0}};", "valid_q <= valid_q;", "unknown"),
         ("lut_decoder", "!rst_ni", "1'b0", "unknown"),
-        ("scale_pipeline", "assign valid_o = valid_q[2];", "assign valid_o = valid_q[1];", ""),
+        (
+            "scale_pipeline",
+            "assign valid_o = valid_q[Latency-1];",
+            "assign valid_o = valid_q[0];",
+            "unknown",
+        ),
     ],
     ids=["register", "pipeline", "held", "table", "too early"],
 )
@@ -86,17 +91,23 @@ def test_the_bench_does_not_know_what_is_not_offered():
     assert "warm_out_valid_o && (^warm_out_data_o) === 1'bx" in text
 
 
+#: Where benches compare, and what shows all that they compare there.
+COMPARISONS = {
+    "if (((got ^ want) & care)": '$display("row %h", got & care);',
+    "if (got !== want)": '$display("row %h", got);',
+    "if (live && !sound) begin": 'if (live) $display("row %b %h", answers, result);',
+}
+
+
 # -- two simulators -------------------------------------------------------------------------
 
 
 def dump(bench, directory, simulator):
     """What a bench's module gives out, row by row: only what the bench itself compares."""
     text = bench.text()
-    masked = "if (((got ^ want) & care)"
-    shown = "got & care" if masked in text else "got"
-    point = masked if masked in text else "if (got !== want)"
+    point, shown = next((point, shown) for point, shown in COMPARISONS.items() if point in text)
     assert text.count(point) == 1
-    lines = [f'$display("row %h", {shown});', point]
+    lines = [shown, point]
     (directory / f"{bench.top}.v").write_text(text.replace(point, "\n      ".join(lines)))
     (directory / f"{bench.name}.memh").write_text(bench.memory())
     sources = [f"{bench.top}.v"]
@@ -128,5 +139,5 @@ def test_two_simulators_give_the_same_outputs_row_by_row(make, tmp_path):
         directory = tmp_path / simulator
         directory.mkdir()
         dumps.append(dump(bench, directory, simulator))
-    assert len(dumps[0]) == bench.vectors
+    assert len(dumps[0]) >= bench.vectors
     assert dumps[0] == dumps[1]

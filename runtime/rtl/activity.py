@@ -192,11 +192,11 @@ def words_as_ports(
     """
     left, operand = design.weights, design.activations.operand
     return {
-        "codes_i": _bits(codes, left.code_bits),
+        "codes_i": lane_bits(codes, left.code_bits),
         "scale_word_i": port_bits(scales, left.container),
         "select_i": port_bits(selects, left.select_bits),
-        "activation_coefficients_i": _bits(coefficients, operand.coefficient_bits),
-        "activation_shifts_i": _bits(shifts, operand.shift_bits),
+        "activation_coefficients_i": lane_bits(coefficients, operand.coefficient_bits),
+        "activation_shifts_i": lane_bits(shifts, operand.shift_bits),
     }
 
 
@@ -250,7 +250,7 @@ def _each(values: Integers, words: Words, lanes: int) -> Integers:
     return np.repeat(values.reshape(-1), words.codes.shape[2] // lanes)
 
 
-def _bits(values: Integers, bits: int) -> Bits:
+def lane_bits(values: Integers, bits: int) -> Bits:
     """uint8 [vectors, lanes * bits] of integers [vectors, lanes], lane 0 first."""
     places = (values[:, :, None] >> np.arange(bits)) & 1
     return places.astype(np.uint8).reshape(len(values), -1)
@@ -258,7 +258,7 @@ def _bits(values: Integers, bits: int) -> Bits:
 
 def port_bits(values: Integers, bits: int) -> Bits:
     """uint8 [vectors, bits], in two's complement, of one port's values."""
-    return _bits(values.reshape(-1, 1), bits)
+    return lane_bits(values.reshape(-1, 1), bits)
 
 
 def port_values(bits: Bits, *, signed: bool) -> Integers:

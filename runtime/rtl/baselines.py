@@ -13,7 +13,7 @@ from typing import Any
 
 from ...compiler.format import Format
 from ...formats import load
-from . import analytic
+from . import analytic, bf16
 from .energy import Energy
 from .measure import Bench, Measured, Point, lane_design
 
@@ -132,7 +132,7 @@ def compare(formats: Sequence[Format], bench: Bench | None) -> Comparison:
         BackendUnavailable: synthesis fails.
     """
     rows = [Row(fmt.name, "codes by table x HIF8", _dot(fmt, None, bench)) for fmt in formats]
-    bases = []
+    bases = [] if bench is None else [Row("BF16", "BF16 x BF16, aligned", bf16.dot(bench))]
     for name, own in SELVES.items():
         fmt = load(own)
         bases.append(Row(name, f"{own} x {own}", _dot(fmt, fmt, bench)))

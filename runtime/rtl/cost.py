@@ -1,8 +1,7 @@
-"""What a format costs: hardware, storage and bandwidth, in one row; and the baselines beside it."""
+"""What a format costs: hardware, storage and bandwidth, in one row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,38 +162,3 @@ def cost_of(
         estimated=analytic.estimate(design) if bench is None else None,
         mse=mse,
     )
-
-
-def compare(costs: Mapping[str, Cost], reference: str) -> list[dict[str, Any]]:
-    """Every row's figures divided by the reference's, and its area at no more delay than that.
-
-    Args:
-        costs: by name.
-        reference: the name of one of them.
-
-    Returns:
-        ``area``, ``delay`` and ``energy`` as ratios; ``area_at_delay`` is the least area of a
-        point of the row's curve that is no slower than the reference's first point, divided by the
-        reference's least area at that delay; None: all its points are slower.
-    """
-    base = costs[reference]
-    rows = []
-    for name, cost in costs.items():
-        within = None
-        if cost.measured is not None and base.measured is not None:
-            own = cost.measured.dot.area_within(base.delay)
-            least = base.measured.dot.area_within(base.delay)
-            within = None if own is None or least is None else own / least
-        energy = None
-        if cost.energy is not None and base.energy is not None:
-            energy = cost.energy / base.energy
-        rows.append(
-            {
-                "format": name,
-                "area": cost.area / base.area,
-                "area_at_delay": within,
-                "delay": cost.delay / base.delay,
-                "energy": energy,
-            }
-        )
-    return rows

@@ -18,8 +18,8 @@ from .activity import Data, Integers, Words
 from .energy import Energy, energy
 from .fpga import Placed, place_and_route
 from .liberty import Library
-from .netlist import Netlist, Simulation
-from .synthesis import EFFORTS, Mapped, synthesize
+from .netlist import Bits, Netlist, Simulation
+from .synthesis import EFFORTS, synthesize
 
 #: Lanes of the dot product that formats are compared by.
 LANES = 16
@@ -206,35 +206,55 @@ class Bench:
         """
         module = dot(design)
         apart = tuple(decoders_of(module)) if loadable else ()
-        measured = self.module(module, apart=apart)
-        if self.data is None:
-            return measured
-        self.step(f"{module.name}: energy")
-        weights = activity.words_of(fmt, self.data.weights)
-        factors = activity.words_of(activation or hif8_activation(LANES), self.data.activations)
-        netlist = self._mapped(module, self.efforts[0], apart).netlist
-        every = activity.dot_inputs(design, weights, factors)
-        inputs = activity.selected(every, netlist.inputs)
-        return replace(measured, energy=energy(netlist, self.library, inputs))
+        inputs = None
+        if self.data is not None:
+            weights = activity.words_of(fmt, self.data.weights)
+            taken = activation or hif8_activation(LANES)
+            factors = activity.words_of(taken, self.data.activations)
+            inputs = activity.dot_inputs(design, weights, factors)
+        return self.text(sources_of(module), module.name, inputs, apart)
 
-    def module(
+    def module(self, module: Module, efforts: tuple[str, ...] | None = None) -> Measured:
+        """A module's curve of area and delay."""
+        points = self._points(sources_of(module), module.name, efforts or self.efforts, ())
+        return Measured(module.name, points)
+
+    def text(
         self,
-        module: Module,
-        efforts: tuple[str, ...] | None = None,
+        sources: Mapping[str, str],
+        top: str,
+        inputs: Mapping[str, Bits] | None,
         apart: tuple[str, ...] = (),
     ) -> Measured:
-        """A module's curve of area and delay; ``apart``: see ``synthesize``."""
-        points = []
-        for effort in efforts or self.efforts:
-            self.step(f"{module.name}: synthesis ({effort})")
-            mapped = self._mapped(module, effort, apart)
-            points.append(
-                Point(effort, mapped.area, mapped.delay, mapped.delay_by, mapped.abc_delay)
-            )
-        return Measured(module.name, tuple(points))
+        """A combinational module's curve of area and delay, and its energy.
 
-    def _mapped(self, module: Module, effort: str, apart: tuple[str, ...] = ()) -> Mapped:
-        return synthesize(sources_of(module), module.name, self.library, effort, apart=apart)
+        Args:
+            sources: file name -> Verilog.
+            top: the module.
+            inputs: of its ports, and perhaps of others; None: no energy is taken.
+            apart: see ``synthesize``.
+        """
+        points = self._points(sources, top, self.efforts, apart)
+        if inputs is None:
+            return Measured(top, points)
+        self.step(f"{top}: energy")
+        mapped = synthesize(sources, top, self.library, self.efforts[0], apart=apart)
+        given = activity.selected(inputs, mapped.netlist.inputs)
+        return Measured(top, points, energy(mapped.netlist, self.library, given))
+
+    def _points(
+        self,
+        sources: Mapping[str, str],
+        top: str,
+        efforts: tuple[str, ...],
+        apart: tuple[str, ...],
+    ) -> tuple[Point, ...]:
+        points = []
+        for effort in efforts:
+            self.step(f"{top}: synthesis ({effort})")
+            found = synthesize(sources, top, self.library, effort, apart=apart)
+            points.append(Point(effort, found.area, found.delay, found.delay_by, found.abc_delay))
+        return tuple(points)
 
     def _scaling(self, design: Design, fmt: Format) -> Measured:
         """A block's scaled accumulate."""
@@ -245,7 +265,8 @@ class Bench:
         self.step(f"{module.name}: energy")
         weights = activity.words_of(fmt, self.data.weights)
         factors = activity.words_of(design.activations.fmt, self.data.activations)
-        netlist = self._mapped(module, self.efforts[0]).netlist
+        effort = self.efforts[0]
+        netlist = synthesize(sources_of(module), module.name, self.library, effort).netlist
         sums = (_values(design, weights, 0) * _values(design, factors, 1)).sum(axis=2)
         values = activity.scale_inputs(design, sums, np.ones_like(sums), weights, factors)
         values["accumulator_i"] = _accumulators(netlist, self.library, values)

@@ -134,7 +134,7 @@ class RoundedSum:
         ):
             wide = [FALSE] * place + list(word) + [FALSE] * (width - place - len(word))
             words.append(ands.turned(wide, minus))
-        total = ands.add(*words)
+        total = ands.add(words[0], words[1])
         magnitude = ands.turned(total, total[-1])[:-1]
         return [*_round(ands, magnitude, base), total[-1], ands.some(total) ^ 1]
 

@@ -36,8 +36,10 @@ def multiply_bf16(design: Design) -> Module:
         owner=design.weights.fmt,
         part="multiply_bf16",
         notes=(
-            "Product of two BF16 numbers, exact: the product of their significands by full and "
-            "half adders, and the sum of their exponents.",
+            (
+                "Product of two BF16 numbers, exact: the product of their significands by full and "
+                "half adders, and the sum of their exponents."
+            ),
             f"product = (-1)^sign_o * product_o * 2^(exponent_o - {BIAS}), where finite_o",
         ),
         ports=(
@@ -61,9 +63,11 @@ def dot_bf16(design: Design) -> Module:
         owner=design.weights.fmt,
         part="dot_bf16",
         notes=(
-            f"Baseline: dot product of {lanes} pairs of BF16 numbers. Products are exact, shifted "
-            f"right to the largest exponent of all within {WINDOW} bits, cut off there, and summed "
-            "exactly. Not normalized, not rounded.",
+            (
+                f"Baseline: dot product of {lanes} pairs of BF16 numbers. Products are exact, "
+                f"shifted right to the largest exponent of all within {WINDOW} bits, cut off "
+                "there, and summed exactly. Not normalized, not rounded."
+            ),
             f"sum = sum_o * 2^(exponent_o - {BIAS + WINDOW - PRODUCT})",
             f"Width: {lanes} terms of {WINDOW} bits and a sign: {total.bits} bits.",
         ),

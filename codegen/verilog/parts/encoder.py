@@ -205,14 +205,11 @@ def _is_inner(port: Port) -> bool:
 def _outputs(shape: Shape) -> tuple[Port, ...]:
     fmt = shape.fmt
     refusals = [
-        *(["an element is NaN, which counts as zero"] if fmt.policies.nan == "error" else []),
-        *(
-            ["an element is infinite, which counts as the largest number"]
-            if fmt.policies.inf == "error"
-            else []
-        ),
-        *(["the offset is out of range"] if shape.plan.scale.has_offset else []),
+        *(["an element is NaN"] * (fmt.policies.nan == "error")),
+        *(["an element is infinite"] * (fmt.policies.inf == "error")),
+        *(["the offset is out of range"] * shape.plan.scale.has_offset),
     ]
+    refused = f"1: {', or '.join(refusals)}; the other outputs then mean nothing"
     return (
         Port(
             "codes_o",
@@ -221,5 +218,5 @@ def _outputs(shape: Shape) -> tuple[Port, ...]:
             lanes=True,
         ),
         Port("scale_word_o", shape.view.scale.container, "stored scale word of the block"),
-        Port("invalid_o", 1, f"1: {', or '.join(refusals)}" if refusals else "always 0"),
+        Port("invalid_o", 1, refused if refusals else "always 0"),
     )

@@ -168,12 +168,12 @@ def encoder_rows(fmt: Format, blocks: F32, shift: int) -> Iterator[Row]:
     for values, codes, word, refused in zip(
         bits, encoded.codes, encoded.words, invalid, strict=True
     ):
-        row = {
-            "values_i": _packed(values.tolist(), 32),
-            "codes_o": _packed(codes.tolist(), fmt.code_bits),
-            "scale_word_o": int(word),
-            "invalid_o": int(refused),
-        }
+        row = {"values_i": _packed(values.tolist(), 32), "invalid_o": int(refused)}
+        if not refused:
+            row |= {
+                "codes_o": _packed(codes.tolist(), fmt.code_bits),
+                "scale_word_o": int(word),
+            }
         yield row | ({"exponent_offset_i": -shift} if view.scale.shift is None else {})
 
 
@@ -216,7 +216,8 @@ def _thresholds(fmt: Format, shift: int) -> F32:
     wanted = np.unique(table[np.isfinite(table)])
     near = [np.nextafter(wanted, np.float32(side)) for side in (-np.inf, np.inf)]
     peaks = np.unique(np.concatenate([wanted, *near]))
-    return peaks[np.isfinite(peaks) & (peaks >= 0)]
+    kept: F32 = peaks[np.isfinite(peaks) & (peaks >= 0)]
+    return kept
 
 
 def _any_bits(fmt: Format, draws: Draws, count: int, top: int = 255) -> F32:
@@ -269,6 +270,6 @@ def _cycles(fmt: Format) -> Iterator[Row]:
         row = {name: value for name, value in given.items() if name not in results}
         row |= {"rst_ni": int(not reset), "enable_i": int(moves), "valid_i": int(valid)}
         row["valid_o"] = int(stages[-1] is not None)
-        yield row | {name: stages[-1][name] for name in results if stages[-1]}
+        yield row | {name: value for name, value in (stages[-1] or {}).items() if name in results}
         if moves and not reset:
             stages = [given if valid else None, *stages[:-1]]

@@ -97,6 +97,14 @@ def absmax_step(shape: Shape) -> Module:
         (False, True): "special & ~fraction",
         (False, False): "",
     }[nan, inf]
+    # What is refused or makes its block NaN needs no value.
+    zeroes, saturates = fmt.policies.nan == "zero", fmt.policies.inf == "saturate"
+    not_numbers = {
+        (True, True): "special ? {{7{~fraction}}, 1'b0, {23{~fraction}}} : value[30:0]",
+        (True, False): "special & fraction ? 31'd0 : value[30:0]",
+        (False, True): "special & ~fraction ? 31'h7f7fffff : value[30:0]",
+        (False, False): "",
+    }[zeroes, saturates]
     levels = [lanes]
     while levels[-1] > 1:
         levels.append(-(-levels[-1] // 2))
@@ -112,7 +120,7 @@ def absmax_step(shape: Shape) -> Module:
         ),
         ports=(
             shape.values,
-            Port("values_o", 32 * lanes, "the same, all finite", lanes=True),
+            Port("values_o", 32 * lanes, "the same, as admitted", lanes=True),
             *_peak_ports(shape, "o"),
             *(
                 [Port("peak_negative_o", 1, "sign bit of the first element of that magnitude")]
@@ -133,6 +141,9 @@ def absmax_step(shape: Shape) -> Module:
             "signed": shape.signed,
             "propagates": shape.propagates,
             "refuses": refuses,
+            "not_numbers": not_numbers,
+            "zeroes_nan": zeroes,
+            "uses_fraction": shape.propagates or "fraction" in not_numbers + refuses,
         },
     )
 

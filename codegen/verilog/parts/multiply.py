@@ -35,12 +35,16 @@ def multiply(design: Design) -> Module:
         owner=design.weights.fmt,
         part="multiply",
         notes=(
-            "Product of one element and one activation, exact: partial products of two's "
-            "complement, reduced by full and half adders, then one logarithmic shifter.",
+            (
+                "Product of one element and one activation, exact: partial products of two's "
+                "complement, reduced by full and half adders, then one logarithmic shifter."
+            ),
             f"term_o = (coefficient_i * activation_coefficient_i) << {_shift_words(design)}",
-            f"Widths: {left.coefficient_bits} x {right.coefficient_bits} bits, product {product} "
-            f"bits ({span(design.product)}), shifts 0..{design.max_shift}, term {term} bits "
-            f"({span(design.term)}).",
+            (
+                f"Widths: {left.coefficient_bits} x {right.coefficient_bits} bits, product "
+                f"{product} bits ({span(design.product)}), shifts "
+                f"0..{design.max_shift}, term {term} bits ({span(design.term)})."
+            ),
         ),
         ports=(
             *_operand_ports(left, "", "of the element"),
@@ -117,9 +121,7 @@ def multiply_bench(design: Design) -> Bench:
     else:
         note = "Extremes and random operands."
         words = list(_sampled(fields))
-    rows = [
-        _row(design, module, *pair) for pair in words if _fits(design.product, design.term, *pair)
-    ]
+    rows = [_row(module, *pair) for pair in words if _fits(design.product, design.term, *pair)]
     return vector_bench(module, rows, note)
 
 
@@ -157,7 +159,7 @@ def _fits(product: Bounds, term: Bounds, left: Word, right: Word) -> bool:
     )
 
 
-def _row(design: Design, module: Module, left: Word, right: Word) -> Row:
+def _row(module: Module, left: Word, right: Word) -> Row:
     row = {
         "coefficient_i": left[0],
         "shift_i": left[1],

@@ -59,9 +59,11 @@ def block_sum(design: Design) -> Module:
         part="sum",
         notes=(
             f"Sum of a block's {block} terms, exact: a tree of adders with carry chains.",
-            f"Width: {block} terms of {design.term.low}..{design.term.high} sum to "
-            f"{block} * {design.term.low} = {design.total.low} .. "
-            f"{block} * {design.term.high} = {design.total.high}: {total} bits.",
+            (
+                f"Width: {block} terms of {design.term.low}..{design.term.high} sum to "
+                f"{block} * {design.term.low} = {design.total.low} .. "
+                f"{block} * {design.term.high} = {design.total.high}: {total} bits."
+            ),
         ),
         ports=(
             Port(
