@@ -198,8 +198,10 @@ def test_a_mapped_dot_product_gives_the_golden_sums(
     golden = [exact_sum(design, case) for case in cases]
     valid = outputs["sum_valid_o"][:, 0].tolist()
     assert valid == [int(counts) for _, counts in golden]
-    assert sums.tolist() == [total for total, _ in golden]
-    assert len(golden) > 500
+    # A sum that is not valid means nothing.
+    rows = [row for row, (_, counts) in enumerate(golden) if counts]
+    assert sums[rows].tolist() == [golden[row][0] for row in rows]
+    assert len(rows) > 500
 
 
 def test_delay_by_abc_and_by_opensta_agree(library: Library) -> None:

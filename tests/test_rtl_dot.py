@@ -143,7 +143,7 @@ def test_dot_products_are_exact(names: tuple[str, str | None], tmp_path: Path) -
     assert_passes(dot_bench(design(names)), tmp_path)
 
 
-@pytest.mark.parametrize("block", [4, 12, 36, 100])
+@pytest.mark.parametrize("block", [4, 12, 36])
 def test_blocks_of_any_length_are_summed(block: int, tmp_path: Path) -> None:
     """One group or several, the last of them short; lanes without a partner in the tree."""
     made = in_blocks(block)
@@ -174,9 +174,8 @@ def test_a_wrong_gate_fails(part: str, tmp_path: Path) -> None:
     write(bench, tmp_path)
     path = tmp_path / "rtl" / f"{bench.module.name}.v"
     right = path.read_text()
-    wrong = right.replace("half_40 ^", "half_40 &") if part == "multiply" else (
-        right.replace("both = a & b", "both = a | b", 1)
-    )  # fmt: skip
+    gate = (r"(sum_\d+ = half_\d+) \^", r"\1 &") if part == "multiply" else ("a & b;", "a | b;")
+    wrong = re.sub(*gate, right, count=1)
     assert wrong != right
     path.write_text(wrong)
     assert not run_bench(bench, tmp_path).passed

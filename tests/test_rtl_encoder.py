@@ -212,7 +212,7 @@ MISTAKES = (
     ("hif8_ue4m4", "encoder_lane", " | (|left)", ""),
     ("hif8_ue4m4", "encoder_lane", "6'd48 : 6'd47", "6'd47 : 6'd47"),
     ("hif8_ue4m4", "encoder_scale", "? last : wanted", "? wanted : wanted"),
-    ("hif8_ue4m4", "encoder_absmax", "refused | (special)", "refused | (special & fraction)"),
+    ("hif8_ue4m4", "encoder_absmax", "refused | (special)", "refused | (special & value[0])"),
     ("hif7_s1e5m5", "encoder_absmax", "+: 31] > peak_0", "+: 31] >= peak_0"),
     ("hif7_s1e5m5", "encoder_scale", "peak_negative_i ^ 1'b1", "peak_negative_i ^ 1'b0"),
     ("nf4_hif7", "encoder_lane", "level & last_tie", "level"),

@@ -108,7 +108,7 @@ def exact_sum(design: Design, case: DotCase) -> tuple[int, bool]:
     """The block's sum of value * activation in units of 2^unit, and whether it counts.
 
     From the grid's rationals: a lane whose code is no number, or whose activation has a shift
-    that its format has not, adds nothing and makes the sum count for nothing.
+    that its format has not, is left out and makes the sum mean nothing.
     """
     fmt, last = design.weights.fmt, design.activations.operand.max_shift
     select = case.select_field if fmt.select.place == "field" else select_of(fmt, case.word)

@@ -13,9 +13,9 @@ from typing import Any
 
 from ...compiler.format import Format
 from ...formats import load
-from . import analytic, bf16
+from . import analytic, bf16, hosts
 from .energy import Energy
-from .measure import Bench, Measured, Point, lane_design
+from .measure import LANES, Bench, Measured, Point, lane_design
 
 #: Name -> the format that is multiplied with itself.
 SELVES = {"E4M3": "mxfp8_e4m3", "INT8": "mxint8", "NVFP4": "nvfp4"}
@@ -132,12 +132,23 @@ def compare(formats: Sequence[Format], bench: Bench | None) -> Comparison:
         BackendUnavailable: synthesis fails.
     """
     rows = [Row(fmt.name, "codes by table x HIF8", _dot(fmt, None, bench)) for fmt in formats]
-    bases = [] if bench is None else [Row("BF16", "BF16 x BF16, aligned", bf16.dot(bench))]
+    bases = []
+    if bench is not None:
+        bases.append(Row("BF16", "BF16 x BF16, aligned", bf16.dot(bench)))
+        if formats and formats[0].block % LANES == 0:
+            bases.append(_from_codes(formats[0], bench))
     for name, own in SELVES.items():
         fmt = load(own)
         bases.append(Row(name, f"{own} x {own}", _dot(fmt, fmt, bench)))
     library = analytic.NAME if bench is None else bench.library.label
     return Comparison(library, tuple(rows), tuple(bases))
+
+
+def _from_codes(fmt: Format, bench: Bench) -> Row:
+    """BF16 as well, but its weights come from the format's codes by a table, as the format's do."""
+    found, _ = hosts.hosted(fmt, hosts.HOSTS["bf16"])
+    measured = bf16.hosted_dot(bench, fmt, found.grids)
+    return Row("BF16 by table", f"{fmt.name}'s codes x BF16", measured)
 
 
 def _dot(fmt: Format, activation: Format | None, bench: Bench | None) -> Measured:

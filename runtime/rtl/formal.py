@@ -23,6 +23,8 @@ PROVEN, REFUTED, UNFINISHED = "proven", "refuted", "unfinished"
 
 #: Seconds for the comparison of two graphs, and for making them.
 LIMIT, PREPARE_SECONDS = 120, 300
+#: Seconds past the limit after which yosys-abc is ended: it looks at its clock now and then.
+_GRACE = 5
 #: Conflicts of a single SAT query: only the time limits a proof.
 _CONFLICTS = 2_000_000_000
 
@@ -166,27 +168,34 @@ def prove(claim: Claim, limit: float = LIMIT) -> Proof:
         directory = Path(scratch)
         for name, text in claim.files.items():
             (directory / name).write_text(text, encoding="ascii")
-        status, detail, inputs = _decide(claim, directory, limit)
+        status, detail, found = _decide(claim, directory, limit)
+        inputs: dict[str, int] = {}
         made: dict[str, int | None] = {}
         meant: dict[str, int | None] = {}
-        if status == REFUTED:
-            inputs = {name: inputs.get(name, 0) for name, _ in claim.inputs}
+        for pattern in found:
+            inputs = {name: pattern.get(name, 0) for name, _ in claim.inputs}
             made, meant = _answers(claim, directory, inputs)
-            if made == meant:
-                # A refutation that no simulator confirms is a fault of the tools, not a verdict.
-                status, detail = UNFINISHED, "the refuting input shows no difference"
+            if claim.transparent or made != meant:
+                break
+        if status == REFUTED and made == meant and not claim.transparent:
+            # A refutation that no simulator confirms is a fault of the tools, not a verdict.
+            status, detail, inputs = UNFINISHED, "the refuting input shows no difference", {}
     seconds = time.perf_counter() - began
     return Proof(
         claim.subject, claim.statement, status, seconds, inputs, made, meant, detail=detail
     )
 
 
-def _decide(claim: Claim, directory: Path, limit: float) -> tuple[str, str, dict[str, int]]:
+#: A verdict, why there is none, and inputs that may refute.
+_Verdict = tuple[str, str, list[dict[str, int]]]
+
+
+def _decide(claim: Claim, directory: Path, limit: float) -> _Verdict:
     graphs = ["made.aig", "meant.aig"]
     built = _graphs(claim, directory)
     missing = [g for g in graphs[: 1 if claim.cases else 2] if not (directory / g).is_file()]
     if built.code or missing:
-        return UNFINISHED, f"yosys: {built.log.strip()[-1500:]}", {}
+        return UNFINISHED, f"yosys: {built.log.strip()[-1500:]}", []
     if not claim.cases:
         return _compare(directory, "made.aig", "meant.aig", limit)
     made = (directory / "made.aig").read_bytes()
@@ -199,18 +208,16 @@ def _decide(claim: Claim, directory: Path, limit: float) -> tuple[str, str, dict
         }
         (directory / "case.aig").write_bytes(cofactor(made, bits))
         (directory / "meant.aig").write_bytes(case.meant.graph())
-        status, detail, inputs = _compare(directory, "case.aig", "meant.aig", limit, "-s ")
+        status, detail, found = _compare(directory, "case.aig", "meant.aig", limit, "-s ")
         if status != PROVEN:
             unsigned = {p: v & (1 << widths[p]) - 1 for p, v in case.fixed.items()}
             where = ", ".join(f"{port}={value}" for port, value in case.fixed.items())
-            return status, f"{detail} where {where}".strip(), inputs | unsigned
-    return PROVEN, f"{len(claim.cases)} cases", {}
+            return status, f"{detail} where {where}".strip(), [one | unsigned for one in found]
+    return PROVEN, f"{len(claim.cases)} cases", []
 
 
-def _compare(
-    directory: Path, made: str, meant: str, limit: float, how: str = ""
-) -> tuple[str, str, dict[str, int]]:
-    """The verdict about two graphs, why there is none, and a refuting input.
+def _compare(directory: Path, made: str, meant: str, limit: float, how: str = "") -> _Verdict:
+    """The verdict about two graphs.
 
     ``how``: ``-s`` asks a SAT solver alone. It is faster where the graphs have little in common.
     """
@@ -218,18 +225,21 @@ def _compare(
     if interfaces[0] != interfaces[1]:
         # Inputs that one side lacks would be matched with nothing in silence.
         odd = sorted(interfaces[0] ^ interfaces[1])
-        return UNFINISHED, f"ports or registers differ: {', '.join(odd)[:300]}", {}
+        return UNFINISHED, f"ports or registers differ: {', '.join(odd)[:300]}", []
     command = f"cec {how}-T {int(limit)} -C {_CONFLICTS} {made} {meant}"
-    done = run(["yosys-abc", "-c", command], directory, limit + 30)
+    done = run(["yosys-abc", "-c", command], directory, limit + _GRACE)
     log = done.log
     equal, different = _EQUAL.search(log), _DIFFERENT.search(log)
     if done.code == 0 and equal and not different:
-        return PROVEN, "", {}
+        return PROVEN, "", []
     if different and not equal:
-        return REFUTED, "", _inputs(log)
+        # It shows the inputs of the first graph's output alone: the other order shows the others.
+        command = f"cec {how}-T {int(limit)} -C {_CONFLICTS} {meant} {made}"
+        other = run(["yosys-abc", "-c", command], directory, limit + _GRACE)
+        return REFUTED, "", [_inputs(log), _inputs(other.log)]
     if _UNDECIDED.search(log) or done.code == -1:
-        return UNFINISHED, f"no verdict within {limit:g} s", {}
-    return UNFINISHED, f"yosys-abc: {log.strip()[-500:]}", {}
+        return UNFINISHED, f"no verdict within {limit:g} s", []
+    return UNFINISHED, f"yosys-abc: {log.strip()[-500:]}", []
 
 
 def _graphs(claim: Claim, directory: Path) -> Done:

@@ -52,9 +52,11 @@ def overflow_claim(design: Design, name: str, text: str) -> Claim:
         f"wire signed [{wide - 1}:0] old = first_i ? {wide}'sd0 : sum_q;",
         f"wire signed [{wide - 1}:0] added = term;",
         # n: the products that are in the sum already.
-        f"wire signed [{wide - 1}:0] n = first_i ? {wide}'sd0 : {{1'b0, count_i}};",
+        f"wire [{count_bits - 1}:0] n = first_i ? {count_bits}'d0 : count_i;",
+        f"wire signed [{wide - 1}:0] least = {_multiple(low, count_bits, wide)};",
+        f"wire signed [{wide - 1}:0] most = {_multiple(high, count_bits, wide)};",
         (
-            "wire allowed = added >= Low && added <= High && old >= n * Low && old <= n * High"
+            "wire allowed = added >= Low && added <= High && old >= least && old <= most"
             f" && n < {block} && (first_i || n > 0);"
         ),
     ]
@@ -63,7 +65,7 @@ def overflow_claim(design: Design, name: str, text: str) -> Claim:
         step,
         f"wire signed [{wide - 1}:0] stored = {{{{{wide - bits}{{sum[SumBits-1]}}}}, sum}};",
         "assign exact_o = allowed ? stored : 0;",
-        "assign again_o = !allowed || (stored >= (n + 1) * Low && stored <= (n + 1) * High);",
+        "assign again_o = !allowed || (stored >= least + Low && stored <= most + High);",
     ]
     meant = [*given, "assign exact_o = allowed ? old + added : 0;", "assign again_o = 1'b1;"]
     return Claim(
@@ -81,6 +83,12 @@ def overflow_claim(design: Design, name: str, text: str) -> Claim:
         made=f"{name}_made",
         meant=f"{name}_meant",
     )
+
+
+def _multiple(value: int, count_bits: int, wide: int) -> str:
+    """N times a constant, as a sum over the bits of n."""
+    terms = [f"(n[{i}] ? {_signed(value << i, wide)} : {wide}'sd0)" for i in range(count_bits)]
+    return " + ".join(terms)
 
 
 def _signed(value: int, bits: int) -> str:

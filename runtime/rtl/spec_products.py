@@ -173,7 +173,7 @@ def decoder_claims(design: Design, module: Module) -> Iterator[Claim]:
 
 
 def dot_claims(design: Design, module: Module) -> Iterator[Claim]:
-    """Lane by lane: decode, multiply, and the sum of what counts."""
+    """Lane by lane: decode, multiply, and the sum, which means nothing where a lane is no number."""
     inputs, outputs = ports(module)
     name = f"{module.name}_meant"
     yield Claim(
@@ -218,10 +218,7 @@ def _dot_body(design: Design, module: Module) -> list[str]:
             f"wire counts_{lane} = element_valid_{lane} && s_{lane} <= {activation.max_shift};",
             f"wire signed [{bits - 1}:0] term_{lane};",
             *_term(design, parts, lane),
-            (
-                f"assign terms[{lane * bits + bits - 1}:{lane * bits}]"
-                f" = counts_{lane} ? term_{lane} : {bits}'d0;"
-            ),
+            f"assign terms[{lane * bits + bits - 1}:{lane * bits}] = term_{lane};",
         ]
     body.append(
         "assign sum_valid_o = " + " && ".join(f"counts_{i}" for i in range(design.block)) + ";"

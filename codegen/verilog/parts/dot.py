@@ -52,7 +52,7 @@ def dot_outputs(design: Design) -> tuple[Port, ...]:
         Port(
             "sum_valid_o",
             1,
-            f"0: a code is no number or an activation's shift is past {last}; such lanes add "
+            f"0: a code is no number or an activation's shift is past {last}; sum_o then means "
             "nothing",
         ),
         Port(

@@ -25,8 +25,8 @@
 // |       finite number
 // |   scale_significand_o (6) 0..63, LSB weight 2^(scale_exponent - 20); 0 where the word is no
 // |       finite number
-// |   sum_valid_o (1) 0: a code is no number or an activation's shift is past 4; such lanes add
-// |       nothing
+// |   sum_valid_o (1) 0: a code is no number or an activation's shift is past 4; sum_o then
+// |       means nothing
 // |   sum_o (21) -491520..524288, LSB weight 2^0
 `default_nettype none
 
@@ -58,16 +58,17 @@ module sop_pair_dot (
   );
 
   wire [Lanes-1:0] lane_valid;
-  wire [Lanes*17-1:0] lane_products;
+  wire [Lanes*17-1:0] terms;
 
   genvar lane;
   generate
     for (lane = 0; lane < Lanes; lane = lane + 1) begin : g_lane
       wire element_valid;
-      wire [4:0] element_coefficient;
+      wire signed [4:0] element_coefficient;
       wire [1:0] element_shift;
-      wire [4:0] activation = activation_coefficients_i[lane*5 +: 5];
       wire [2:0] activation_shift = activation_shifts_i[lane*3 +: 3];
+      wire activation_valid = activation_shift <= 3'd4;
+      wire [4:0] activation = activation_coefficients_i[lane*5 +: 5];
 
       sop_pair_element_decoder u_element (
         .select_i(select_o),
@@ -77,31 +78,24 @@ module sop_pair_dot (
         .element_shift_o(element_shift)
       );
 
-      // Two's complement: operands are extended by their signs, products wrap to the right bits.
-      wire [9:0] product =
-        {{5{element_coefficient[4]}}, element_coefficient}
-        * {{5{activation[4]}}, activation};
-      wire [2:0] shift =
-        {1'd0, element_shift} + activation_shift;
+      sop_pair_multiply u_multiply (
+        .coefficient_i(element_coefficient),
+        .shift_i(element_shift),
+        .activation_coefficient_i(activation),
+        .activation_shift_i(activation_shift),
+        .term_o(terms[lane*17 +: 17])
+      );
 
-      assign lane_valid[lane] = element_valid & (activation_shift <= 3'd4);
-      assign lane_products[lane*17 +: 17] = lane_valid[lane]
-        ? {{7{product[9]}}, product} << shift
-        : 17'd0;
+      assign lane_valid[lane] = element_valid & activation_valid;
     end
   endgenerate
 
-  reg [20:0] sum;
-  integer index;
-  always @* begin
-    sum = 21'd0;
-    for (index = 0; index < Lanes; index = index + 1) begin
-      sum = sum
-        + {{4{lane_products[index*17 + 16]}}, lane_products[index*17 +: 17]};
-    end
-  end
   assign sum_valid_o = &lane_valid;
-  assign sum_o = sum;
+
+  sop_pair_sum u_sum (
+    .terms_i(terms),
+    .sum_o(sum_o)
+  );
 
 endmodule
 
