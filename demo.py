@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 512
 WINDOWS = 8
-HARDWARE_FORMAT = "po2_nf4"
+HARDWARE_FORMAT = "sop_pair"
 #: One of each kind, by bits per weight; any of `fmtc list` would do.
 FORMATS = (
     "mxfp4",

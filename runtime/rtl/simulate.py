@@ -18,7 +18,7 @@ from ...codegen import hardware
 from ...codegen.design import Design
 from ...codegen.verilog import Bench, benches_of, emit_design, modules_of
 from ...compiler.format import Format
-from .tools import Done, require, run
+from .tools import Done, require, run, side_by_side
 
 SIMULATORS = ("iverilog", "verilator")
 
@@ -131,11 +131,8 @@ def run_benches(
     known = dict.fromkeys(bench.module.part for bench in benches)
     if unknown := [part for part in parts or () if part not in known]:
         raise ValueError(f"no bench for {unknown}; there are {', '.join(known)}")
-    results = tuple(
-        run_bench(bench, directory, simulator)
-        for bench in benches
-        if parts is None or bench.module.part in parts
-    )
+    wanted = [bench for bench in benches if parts is None or bench.module.part in parts]
+    results = tuple(side_by_side(lambda bench: run_bench(bench, directory, simulator), wanted))
     fmt = design.weights.fmt
     return SimulationReport(fmt.name, fmt.content_hash, simulator, results)
 
@@ -159,17 +156,21 @@ def lint(fmt: Format, workdir: Path | None = None) -> LintReport:
 def _lint_all(design: Design, directory: Path) -> list[LintResult]:
     tops = {m.name: [f"rtl/{used.name}.v" for used in m.closure] for m in modules_of(design)}
     tops |= {bench.top: bench_sources(bench) for bench in benches_of(design)}
-    results = []
-    for top, sources in tops.items():
-        commands = {
-            "verilator": _verilator("--lint-only", "-Wall", top, sources),
-            "iverilog": _iverilog("-tnull", top, sources),
-        }
-        for tool, command in commands.items():
-            done = run(command, directory, COMPILE_SECONDS)
-            clean = done.code == 0 and not done.log.strip()
-            results.append(LintResult(tool, top, clean, done.log))
-    return results
+    jobs = [
+        (tool, top, command)
+        for top, sources in tops.items()
+        for tool, command in (
+            ("verilator", _verilator("--lint-only", "-Wall", top, sources)),
+            ("iverilog", _iverilog("-tnull", top, sources)),
+        )
+    ]
+
+    def linted(job: tuple[str, str, list[str]]) -> LintResult:
+        tool, top, command = job
+        done = run(command, directory, COMPILE_SECONDS)
+        return LintResult(tool, top, done.code == 0 and not done.log.strip(), done.log)
+
+    return side_by_side(linted, jobs)
 
 
 def bench_sources(bench: Bench) -> list[str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ..backend import BackendUnavailable
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 
 #: What a program comes from: a line that installs it.
 INSTALLS = {
@@ -61,6 +67,12 @@ def run(command: Sequence[str], directory: Path, limit: float) -> Done:
     except subprocess.TimeoutExpired:
         return Done(-1, f"{command[0]} did not end within {limit:g} s\n")
     return Done(done.returncode, done.stdout + done.stderr)
+
+
+def side_by_side(work: Callable[[_Job], _Result], jobs: Iterable[_Job]) -> list[_Result]:
+    """What ``work`` makes of every job, in their order: tools run on all processors at once."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, jobs))
 
 
 def _check_verilator() -> None:
