@@ -253,7 +253,13 @@ def product_claims(design: Design, module: Module) -> Iterator[Claim]:
         f"wire signed [{wide - 1}:0] exponent = e0 + e1 + e2 + ({constant});",
         f"wire signed [{step.total.bits - 1}:0] s = sum_i;",
         f"wire counts = {most}{right.greatest} && s >= {step.total.low} && s <= {step.total.high};",
-        f"wire [{step.product_bits - 1}:0] size = s < 0 ? -s : s;",
+        # -s is ~s + 1: written so, multipliers need not be compared.
+        (
+            f"wire [{step.size_bits - 1}:0] magnitude ="
+            f" (sum_i[{step.size_bits - 1}:0] ^ {{{step.size_bits}{{s < 0}}}})"
+            f" + {{{step.size_bits - 1}'d0, s < 0}};"
+        ),
+        f"wire [{step.product_bits - 1}:0] size = magnitude;",
         f"wire [{step.pair_bits - 1}:0] l = {left.prefix}_significand_i;",
         f"wire [{step.pair_bits - 1}:0] r = {right.prefix}_significand_i;",
         f"wire [{step.pair_bits - 1}:0] p = l * r;",

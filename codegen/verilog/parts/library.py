@@ -14,8 +14,13 @@ from .core import core
 from .core_bench import core_bench
 from .decoder import decoder, decoder_bench
 from .dot import dot, dot_bench
-from .encoder import encoder, encoder_pipeline
-from .encoder_bench import encoder_bench, encoder_pipeline_bench
+from .encoder import encoder, encoder_bf16, encoder_pipeline
+from .encoder_bench import (
+    encoder_bench,
+    encoder_bf16_bench,
+    encoder_pipeline_bench,
+    encoder_scale_bench,
+)
 from .lut_decoder import lut_decoder, lut_decoder_bench
 from .multiply import multiply, multiply_bench
 from .output_scale import output_scale, output_scale_bench
@@ -50,7 +55,15 @@ PARTS = (
     Part(
         "encoder",
         lambda d: encoder(d.activations.fmt),
-        (lambda d: encoder_bench(d.activations.fmt),),
+        (
+            lambda d: encoder_scale_bench(d.activations.fmt),
+            lambda d: encoder_bench(d.activations.fmt),
+        ),
+    ),
+    Part(
+        "encoder_bf16",
+        lambda d: encoder_bf16(d.activations.fmt),
+        (lambda d: encoder_bf16_bench(d.activations.fmt),),
     ),
     Part(
         "encoder_pipeline",
