@@ -11,6 +11,7 @@ from fmtc.codegen.vectors.memory import decoder_count, dot_count
 from fmtc.codegen.verilog import benches_of, modules_of
 from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.rtl.simulate import lint, run_benches, simulate, write_rtl
+from fmtc.runtime.rtl.tools import run
 from representatives import HARDWARE, with_hardware
 
 OWN = sorted((Path(__file__).parent / "golden/verilog/formats").glob("*.fmt"))
@@ -37,6 +38,21 @@ def test_the_rtl_and_its_benches_are_clean_in_two_linters(name):
     tops = [m.name for m in modules_of(design)] + [b.top for b in benches_of(design)]
     linted = sorted((r.module, r.tool) for r in report.results)
     assert linted == sorted((top, tool) for top in tops for tool in ("iverilog", "verilator"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_yosys_takes_every_module_without_a_warning(name, tmp_path):
+    need("yosys")
+    design = design_of(formats.load(name))
+    write_rtl(design, tmp_path)
+    modules = modules_of(design)
+    commands = [f"read_verilog {' '.join(f'rtl/{module.name}.v' for module in modules)}"]
+    for module in modules:
+        commands += [f"design -push-copy; hierarchy -check -top {module.name}", "proc"]
+        commands += ["check -assert", "design -pop"]
+    (tmp_path / "take.ys").write_text("\n".join(commands) + "\n")
+    done = run(["yosys", "-q", "take.ys"], tmp_path, 300)
+    assert (done.code, done.log) == (0, "")
 
 
 @pytest.mark.parametrize("name", EVERY)

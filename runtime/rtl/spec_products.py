@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...codegen.design import Bounds, Design
 from ...codegen.verilog.module import Module
 from .formal import Claim
-from .graphs import FALSE, Ands
+from .graphs import FALSE, Ands, Case
 from .specs import (
     Ports,
     instance,
@@ -20,6 +20,11 @@ from .specs import (
 )
 
 
+#: Multipliers of so many input bits are compared at once; wider ones for every coefficient of an
+#: activation, of at most so many bits.
+AT_ONCE, MOST_APART = 24, 8
+
+
 @dataclass(frozen=True)
 class Term:
     """A product of coefficients, shifted, by rows of additions of exact integers.
@@ -29,6 +34,7 @@ class Term:
 
     design: Design
     inputs: Ports
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
     def answer(self, given: Mapping[str, int], /) -> Mapping[str, int]:
         """The term in integers."""
@@ -44,17 +50,22 @@ class Term:
 
     def graph(self) -> bytes:
         """The same as a graph."""
-        ands, widths = Ands(self.inputs), dict(self.inputs)
-        a, b = (
-            ands.port(name, widths[name]) for name in ("coefficient_i", "activation_coefficient_i")
-        )
+        ands = Ands([port for port in self.inputs if port[0] not in self.fixed])
+        widths = dict(self.inputs)
+        words = {
+            name: [self.fixed[name] >> i & 1 for i in range(bits)]
+            if name in self.fixed
+            else ands.port(name, bits)
+            for name, bits in self.inputs
+        }
+        a, b = words["coefficient_i"], words["activation_coefficient_i"]
         product = ands.multiply(a, b, len(a) + len(b))
         limits = _limits(self.design, widths)
         width = len(product) + sum((1 << widths[name]) - 1 for name, _ in limits)
         term = product + [product[-1]] * (width - len(product))
         counts = _is_narrow(ands, product, self.design.product.bits)
         for name, limit in limits:
-            shift = ands.port(name, widths[name])
+            shift = words[name]
             for place, bit in enumerate(shift):
                 moved = ([FALSE] * (1 << place) + term)[:width]
                 term = ands.pick(bit, moved, term)
@@ -99,7 +110,10 @@ class Sum:
 def multiply_claims(design: Design, module: Module) -> Iterator[Claim]:
     """Wherever the widths hold the exact term, the module's term is it."""
     inputs, outputs = ports(module)
-    meant = Term(design, inputs)
+    activation = ("activation_coefficient_i", dict(inputs)["activation_coefficient_i"])
+    # Wide multipliers are compared one activation at a time, all of them.
+    apart = sum(bits for _, bits in inputs) > AT_ONCE and activation[1] <= MOST_APART
+    fixed = [{activation[0]: value} for value in range(1 << activation[1] if apart else 0)]
     shown = (*outputs, ("counts_o", 1))
     name = f"{module.name}_made"
     widths = dict(inputs)
@@ -128,7 +142,8 @@ def multiply_claims(design: Design, module: Module) -> Iterator[Claim]:
         outputs=shown,
         files=sources(module) | {"made.v": specification(name, inputs, shown, body)},
         made=name,
-        meant=meant,
+        meant=None if apart else Term(design, inputs),
+        cases=tuple(Case(one, Term(design, inputs, one)) for one in fixed),
     )
 
 

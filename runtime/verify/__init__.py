@@ -13,11 +13,17 @@ from ..choose import BACKENDS, backend_for
 from . import checks, properties
 
 Progress = Callable[[str], None]
-Check = tuple[str, str, Callable[[], int]]
+#: How many cases were tried; with a note where something stays open.
+Tried = int | tuple[int, str]
+Check = tuple[str, str, Callable[[], Tried]]
 
 
 #: The GPUs that kernels are compiled for without one: A100, H100, B200.
 ARCHITECTURES = (80, 90, 100)
+
+#: Seconds for the comparison of two circuits, and the parts whose comparison takes far longer.
+PROOF_SECONDS = 60
+LONG_PROOFS = ("output_scale",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +68,20 @@ def verify_format(
     return results
 
 
-def _run(name: str, backend: str, run: Callable[[], int]) -> Result:
+def _run(name: str, backend: str, run: Callable[[], Tried]) -> Result:
     start = time.perf_counter()
     try:
-        done = run()
+        tried = run()
     except BackendUnavailable as reason:
         return Result(name, backend, "skipped", 0, time.perf_counter() - start, str(reason))
     except checks.Mismatch as difference:
         seconds = time.perf_counter() - start
         return Result(name, backend, "failed", 0, seconds, str(difference))
     seconds = time.perf_counter() - start
+    done, note = tried if isinstance(tried, tuple) else (tried, "")
     if done == 0:
         return Result(name, backend, "skipped", 0, seconds, "says nothing about this format")
-    return Result(name, backend, "passed", done, seconds)
+    return Result(name, backend, "passed", done, seconds, note)
 
 
 def _plan(fmt: Format, cases: int, quick: bool) -> Iterator[Check]:
@@ -89,6 +96,7 @@ def _plan(fmt: Format, cases: int, quick: bool) -> Iterator[Check]:
     if not quick:
         yield "products, floats and integers", "c", lambda: _products(fmt)
         yield "RTL lints and simulates", "verilog", lambda: _rtl(fmt)
+        yield "RTL equals its specification", "verilog", lambda: _proofs(fmt)
         yield "inline assembly, every code x place", "triton", lambda: _snippets(fmt)
         yield "products, interpreted", "triton", lambda: _gpu_products(fmt)
         yield "kernels compile without spills", "triton", lambda: _offline(fmt)
@@ -161,6 +169,23 @@ def _rtl(fmt: Format) -> int:
         if not bench.passed:
             raise checks.Mismatch(f"{bench.name}:\n{bench.log}")
     return sum(bench.vectors for bench in benches)
+
+
+def _proofs(fmt: Format) -> Tried:
+    from ...codegen import NotExpressible
+    from ..rtl.claims import prove_rtl
+    from ..rtl.formal import REFUTED, UNFINISHED
+
+    try:
+        proofs = prove_rtl(fmt, limit=PROOF_SECONDS, skip=LONG_PROOFS)
+    except NotExpressible as reason:
+        raise BackendUnavailable(str(reason)) from reason
+    for proof in proofs:
+        if proof.status == REFUTED:
+            raise checks.Mismatch(f"{proof.subject}: {proof.counterexample()}")
+    open_ones = [proof.subject for proof in proofs if proof.status == UNFINISHED]
+    note = f"not decided within {PROOF_SECONDS} s: {', '.join(open_ones)}" if open_ones else ""
+    return sum(proof.proven for proof in proofs), note
 
 
 def _offline(fmt: Format) -> int:
