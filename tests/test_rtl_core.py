@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,20 +21,15 @@ from fmtc.compiler.block_product import block_product
 from fmtc.compiler.kernel import dense_format
 from fmtc.formats import compile_text
 from fmtc.runtime.format import Format
-from fmtc.runtime.rtl.core import CoreFailed, run_core, write_bench
+from fmtc.runtime.rtl.core import CoreFailed, run_core
 from fmtc.runtime.rtl.layer import projection
-from fmtc.runtime.rtl.simulate import run_bench
+from fmtc.runtime.rtl.simulate import run_bench, write_bench
+from rtl_tools import need
 
 TESTS = Path(__file__).parent
 
 #: A pair of codebooks in HIF7 words whose outliers stand beside.
 MASKED = compile_text('format masked extends "sop_pair" { check ""  side opq { quantile 0.92 } }')
-
-
-def need(*tools):
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
 
 
 def ran(bench, directory, simulator="iverilog"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fmtc import formats
 from fmtc.codegen.design import Design, design_of, hif8_activation
 from fmtc.codegen.verilog.adders import ONE, Gates, bits_of, products, reduced
 from fmtc.codegen.verilog.bench import Bench, vector_bench
@@ -21,7 +19,8 @@ from fmtc.codegen.verilog.parts.dot_bf16 import BIAS, PRODUCT, WINDOW, dot_bf16,
 from fmtc.codegen.verilog.parts.multiply import multiply_bench
 from fmtc.codegen.verilog.parts.sum import block_sum, levels, sum_bench
 from fmtc.formats import compile_text
-from fmtc.runtime.rtl.simulate import run_bench
+from fmtc.runtime.rtl.simulate import run_bench, write_bench
+from rtl_tools import design, need
 
 #: HIF words by a table, floats, integers, fixed point, two grids, signed zero, blocks of 16 to 64.
 PAIRS = (
@@ -37,35 +36,14 @@ PAIRS = (
 IDS = [f"{weights}-{activations or 'hif8'}" for weights, activations in PAIRS]
 
 
-def need(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
-
-
-def design(names: tuple[str, str | None]) -> Design:
-    weights, activations = names
-    return design_of(formats.load(weights), activations and formats.load(activations))
-
-
 def in_blocks(block: int) -> Design:
     text = f'format short extends "sh4_hif7" {{ block {block}  check "" }}'
     return design_of(compile_text(text, "blocks of any length"), hif8_activation(block))
 
 
-def write(bench: Bench, directory: Path) -> list[str]:
-    files = {f"rtl/{module.name}.v": module.text() for module in bench.module.closure}
-    sources = list(files)
-    files |= {f"tb/{bench.top}.v": bench.text(), f"tb/{bench.name}.memh": bench.memory()}
-    for name, text in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(text, encoding="ascii")
-    return sources
-
-
 def assert_passes(bench: Bench, directory: Path) -> None:
     need("iverilog", "vvp")
-    write(bench, directory)
+    write_bench(bench, directory)
     result = run_bench(bench, directory)
     assert result.passed, result.log
     assert result.vectors == bench.vectors
@@ -171,7 +149,7 @@ def test_a_wrong_gate_fails(part: str, tmp_path: Path) -> None:
     need("iverilog", "vvp")
     made = design(("sh4_hif7", None))
     bench = multiply_bench(made) if part == "multiply" else sum_bench(made)
-    write(bench, tmp_path)
+    write_bench(bench, tmp_path)
     path = tmp_path / "rtl" / f"{bench.module.name}.v"
     right = path.read_text()
     gate = (r"(sum_\d+ = half_\d+) \^", r"\1 &") if part == "multiply" else ("a & b;", "a | b;")

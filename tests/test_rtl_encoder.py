@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from fmtc import formats
 from fmtc.codegen import NotExpressible
-from fmtc.codegen.verilog.bench import Bench, vector_bench
+from fmtc.codegen.verilog.bench import vector_bench
 from fmtc.codegen.verilog.module import Module
 from fmtc.codegen.verilog.parts.encoder import (
     check_encoder,
@@ -30,10 +29,11 @@ from fmtc.codegen.verilog.parts.encoder_plan import Codebook, Ladder, encoder_pl
 from fmtc.compiler.format import Format
 from fmtc.compiler.resolve import compile_text
 from fmtc.compiler.view import view_of
-from fmtc.runtime.rtl.simulate import run_bench
+from fmtc.runtime.rtl.simulate import run_bench, write_bench
 from fmtc.runtime.rtl.tools import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rtl_tools import need
 
 #: HIF words, small floats, integers and codebooks; scales with and without significand, sign,
 #: offset and NaN; one peak and two.
@@ -83,26 +83,12 @@ BENCHES = (encoder_bench, encoder_scale_bench, encoder_bf16_bench, encoder_pipel
 SYNTHESIS = "synth -flatten -top {top}; select -assert-none t:*LATCH*; check -assert; stat"
 
 
-def need(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
-
-
 def write_modules(module: Module, directory: Path) -> list[str]:
     """The files of a module and of all that it uses."""
     (directory / "rtl").mkdir(parents=True, exist_ok=True)
     for used in module.closure:
         (directory / f"rtl/{used.name}.v").write_text(used.text(), encoding="ascii")
     return [f"rtl/{used.name}.v" for used in module.closure]
-
-
-def write_bench(bench: Bench, directory: Path) -> None:
-    """One bench alone, with the modules that it needs."""
-    write_modules(bench.module, directory)
-    (directory / "tb").mkdir(exist_ok=True)
-    (directory / f"tb/{bench.top}.v").write_text(bench.text(), encoding="ascii")
-    (directory / f"tb/{bench.name}.memh").write_text(bench.memory(), encoding="ascii")
 
 
 @pytest.mark.parametrize("load", EVERY)

@@ -1,6 +1,5 @@
 """The register stage and the table that is loaded, in a simulator and through synthesis."""
 
-import shutil
 import subprocess
 
 import pytest
@@ -8,15 +7,9 @@ from fmtc import formats
 from fmtc.codegen.design import design_of
 from fmtc.codegen.verilog.parts.lut_decoder import lut_decoder, lut_decoder_bench
 from fmtc.codegen.verilog.parts.register import register_bench
-from fmtc.runtime.rtl.core import write_bench
-from fmtc.runtime.rtl.simulate import run_bench
+from fmtc.runtime.rtl.simulate import run_bench, write_bench
 from representatives import PLAIN
-
-
-def need(*tools):
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
+from rtl_tools import need
 
 
 def bench_of(make, name):

@@ -1,7 +1,6 @@
 """What stands around the modules: a Makefile, a file list, a FuseSoC core and a README."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,10 @@ from fmtc import formats
 from fmtc.codegen import emit
 from fmtc.codegen.design import design_of
 from fmtc.codegen.verilog import benches_of, modules_of
+from rtl_tools import need
 
 NAME = "mxfp4"
 FUSESOC = Path(sys.executable).with_name("fusesoc")
-
-
-def need(*tools):
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fmtc import formats
-from fmtc.codegen.design import Design, design_of
 from fmtc.codegen.vectors.scaled import EDGES, scaled_rows
 from fmtc.codegen.verilog.bench import Bench, vector_bench
 from fmtc.codegen.verilog.module import Module
@@ -23,7 +20,8 @@ from fmtc.codegen.verilog.parts.output_scale import (
 from fmtc.codegen.verilog.parts.scale_apply import scale_apply, scale_apply_bench
 from fmtc.codegen.verilog.parts.scale_pipeline import scale_pipeline, scale_pipeline_bench
 from fmtc.codegen.verilog.parts.scale_steps import scale_step
-from fmtc.runtime.rtl.simulate import run_bench
+from fmtc.runtime.rtl.simulate import run_bench, write_bench
+from rtl_tools import design, need
 
 #: Weights and activations: short sums and 62 bits, significands of 1, 4 to 7 and 24 bits, scales
 #: with a sign, with infinities, without zero.
@@ -43,26 +41,6 @@ PAIRS = (
 IDS = [f"{weights}-{activations or 'hif8'}" for weights, activations in PAIRS]
 
 NAN = 0x7FC00000
-
-
-def need(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
-
-
-def design(names: tuple[str, str | None]) -> Design:
-    weights, activations = names
-    return design_of(formats.load(weights), activations and formats.load(activations))
-
-
-def write_bench(bench: Bench, directory: Path) -> None:
-    """One bench alone, with the modules that it needs."""
-    files = {f"rtl/{module.name}.v": module.text() for module in bench.module.closure}
-    files |= {f"tb/{bench.top}.v": bench.text(), f"tb/{bench.name}.memh": bench.memory()}
-    for name, text in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(text, encoding="ascii")
 
 
 def assert_passes(bench: Bench, directory: Path) -> None:

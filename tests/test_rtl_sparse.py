@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from fmtc.codegen.design import Design, design_of, hif8_activation
 from fmtc.codegen.vectors.sparse import Entry, SparseCommand, Tile, results_of, sparse_commands
-from fmtc.codegen.verilog.bench import Bench, vector_bench
+from fmtc.codegen.verilog.bench import vector_bench
 from fmtc.codegen.verilog.parts.sparse import kinds_of, sparse, sparse_step, sparse_value
 from fmtc.codegen.verilog.parts.sparse_bench import sparse_bench
 from fmtc.compiler import pipeline
@@ -28,7 +27,8 @@ from fmtc.compiler.packing import unpack
 from fmtc.compiler.reference import calibrate
 from fmtc.compiler.sides import from_streams
 from fmtc.formats import compile_text, load
-from fmtc.runtime.rtl.simulate import run_bench
+from fmtc.runtime.rtl.simulate import run_bench, write_bench
+from rtl_tools import need
 
 
 def beside(name: str, sides: str, base: str = "nf4_dd4_ue4m3", more: str = "") -> Format:
@@ -66,21 +66,6 @@ CASES = {
 
 def design(name: str) -> Design:
     return design_of(*CASES[name])
-
-
-def need(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
-
-
-def write_bench(bench: Bench, directory: Path) -> None:
-    """One bench alone, with the modules that it needs."""
-    files = {f"rtl/{module.name}.v": module.text() for module in bench.module.closure}
-    files |= {f"tb/{bench.top}.v": bench.text(), f"tb/{bench.name}.memh": bench.memory()}
-    for name, text in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(text, encoding="ascii")
 
 
 # -- the golden rows -----------------------------------------------------------------------

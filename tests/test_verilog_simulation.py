@@ -1,6 +1,5 @@
 """The generated RTL in real simulators and linters: every format, and every way to fail."""
 
-import shutil
 from pathlib import Path
 
 import fmtc.runtime.rtl.simulate as simulate_module
@@ -13,18 +12,13 @@ from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.rtl.simulate import lint, run_benches, simulate, write_rtl
 from fmtc.runtime.rtl.tools import run
 from representatives import HARDWARE, with_hardware
+from rtl_tools import need
 
 OWN = sorted((Path(__file__).parent / "golden/verilog/formats").glob("*.fmt"))
 REST = [name for name in with_hardware() if name not in HARDWARE] + OWN
 EVERY = [pytest.param(name, id=name) for name in HARDWARE] + [
     pytest.param(item, id=Path(item).stem, marks=pytest.mark.slow) for item in REST
 ]
-
-
-def need(*tools):
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -127,7 +121,9 @@ def test_a_wrong_scale_rule_fails(written):
 
 def test_a_sum_one_bit_too_narrow_fails_its_own_bench_and_the_dot_products(written):
     design, directory, change = written
-    change("rtl/mxfp4_sum.v", "assign sum_o = sums_5;", "assign sum_o = {sums_5[16], sums_5[16:0]};")
+    change(
+        "rtl/mxfp4_sum.v", "assign sum_o = sums_5;", "assign sum_o = {sums_5[16], sums_5[16:0]};"
+    )
     benches = run_benches(design, directory, parts=["sum", "dot"]).benches
     assert [bench.passed for bench in benches] == [False, False]
     assert "FAIL mxfp4_sum" in benches[0].log

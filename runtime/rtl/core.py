@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ...codegen.design import Design
 from ...codegen.vectors.core import Lanes, lanes_of, tiles
-from ...codegen.verilog.bench import Bench
 from ...codegen.verilog.parts.core_bench import harness
 from ...compiler.block_product import output_scale
 from ...compiler.blockwork import NUMPY
@@ -22,7 +21,7 @@ from ...compiler.kernel import dense_format
 from ...compiler.sides import from_streams
 from ...compiler.streams import RECORDS
 from ..quantized import QuantizedTensor
-from .simulate import run_bench
+from .simulate import run_bench, write_bench
 from .tools import require
 
 F32 = NDArray[np.float32]
@@ -109,16 +108,6 @@ def run_core(
     if "fp32" in (weights.format.scale.tensor, activations.format.scale.tensor):
         results = output_scale(results, _level(weights), _level(activations))
     return CoreRun(results, int(cycles[1]), int(cycles[2]))
-
-
-def write_bench(bench: Bench, directory: Path) -> None:
-    """Write a bench, its memory and the modules that it tries to a directory."""
-    files = {f"rtl/{module.name}.v": module.text for module in bench.module.closure}
-    files |= {f"tb/{bench.top}.v": bench.text, f"tb/{bench.name}.memh": bench.memory}
-    for name, text in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text(), encoding="ascii")
 
 
 def _lanes(fmt: Format, tensor: QuantizedTensor) -> Lanes:

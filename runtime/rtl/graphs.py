@@ -125,9 +125,11 @@ class Ands:
         """The product of two signed words, modulo ``bits`` bits: rows of additions."""
         total = [FALSE] * bits
         wide = [*a, *[a[-1]] * (bits - len(a))]
-        for place, bit in enumerate([*b, *[b[-1]] * (bits - len(b))]):
-            row = [self.both(x, bit) for x in wide[: bits - place]]
-            total = self.add(total, [FALSE] * place + row)
+        for place, bit in enumerate(b):
+            row = [FALSE] * place + [self.both(x, bit) for x in wide[: bits - place]]
+            # The highest bit of two's complement counts -2^place.
+            minus = TRUE if place == len(b) - 1 else FALSE
+            total = self.add(total, [self.differ(x, minus) for x in row], minus)
         return total
 
     def equals(self, a: Sequence[int], value: int) -> int:

@@ -87,6 +87,16 @@ def write_rtl(design: Design, directory: Path) -> None:
         path.write_text(text, encoding="ascii")
 
 
+def write_bench(bench: Bench, directory: Path) -> None:
+    """Write a bench, its memory and the modules that it tries to a directory."""
+    files = {f"rtl/{module.name}.v": module.text for module in bench.module.closure}
+    files |= {f"tb/{bench.top}.v": bench.text, f"tb/{bench.name}.memh": bench.memory}
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text(), encoding="ascii")
+
+
 def simulate(
     fmt: Format,
     workdir: Path | None = None,

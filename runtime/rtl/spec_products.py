@@ -19,7 +19,6 @@ from .specs import (
     width_range,
 )
 
-
 #: Multipliers of so many input bits are compared at once; wider ones for every coefficient of an
 #: activation, of at most so many bits.
 AT_ONCE, MOST_APART = 24, 8
@@ -188,7 +187,7 @@ def decoder_claims(design: Design, module: Module) -> Iterator[Claim]:
 
 
 def dot_claims(design: Design, module: Module) -> Iterator[Claim]:
-    """Lane by lane: decode, multiply, and the sum, which means nothing where a lane is no number."""
+    """Lane by lane: decode and multiply; the sum, which means nothing where a code is no number."""
     inputs, outputs = ports(module)
     name = f"{module.name}_meant"
     yield Claim(
