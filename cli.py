@@ -227,9 +227,7 @@ def new(name: str | None, template: str, only_list: bool, force: bool) -> None:
     "[default: HIF8 words under UE4M4 scales]",
 )
 @json_option
-def build(
-    format_name: str, out: Path, target: str, activations: str | None, as_json: bool
-) -> None:
+def build(format_name: str, out: Path, target: str, activations: str | None, as_json: bool) -> None:
     """Generate kernels, RTL and vectors into DIR, one folder a target."""
     from . import _console, codegen, formats
     from .runtime.atomic import write_atomically

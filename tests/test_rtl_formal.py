@@ -17,10 +17,19 @@ from fmtc.runtime.rtl.formal import PROVEN, REFUTED, UNFINISHED, Claim, prove
 from fmtc.runtime.rtl.graphs import Ands, Table, cofactor
 from fmtc.runtime.rtl.spec_accumulators import overflow_claim
 from fmtc.runtime.rtl.spec_scales import rounding_claim
+from representatives import HARDWARE
 
-SIX = ("sop_pair", "nf4_dd4_ue4m3", "mxfp4", "nvfp4", "e4m3_ue4m6", "mixfp4")
 #: A 24 x 24 multiplier with its rounding is not compared in a short run.
 SLOW_PARTS = ("output_scale",)
+#: The steps of encoders, which formats share, have a test of their own.
+ENCODER = ("encoder_absmax", "encoder_scale", "encoder_lane")
+#: Formats whose encoders are proven: HIF words, minifloats and integers, and (slow) a signed rule.
+ENCODED = (
+    "hif8_ue4m4",
+    "mxfp4",
+    "mxint8",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("hif7_s1e5m5", "e4m3_ue4m6")),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +39,9 @@ def tools():
             pytest.skip(f"{tool} is not installed (apt-get install {tool})")
 
 
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("name", HARDWARE)
 def test_every_claim_about_the_hardware_is_proven(name):
-    proofs = prove_rtl(formats.load(name), limit=60, skip=SLOW_PARTS)
+    proofs = prove_rtl(formats.load(name), limit=60, skip=(*SLOW_PARTS, *ENCODER))
     assert [p.row() for p in proofs if p.status not in (PROVEN, SIMULATED)] == []
     proven = {p.subject.removeprefix(f"{name}_") for p in proofs if p.proven}
     assert proven >= {
@@ -50,9 +59,40 @@ def test_every_claim_about_the_hardware_is_proven(name):
 
 def test_activations_of_another_format_are_proven_too():
     fmt = formats.load("e4m3_ue4m6")
-    proofs = prove_rtl(fmt, fmt, limit=60, skip=(*SLOW_PARTS, "scale_apply", "scale_pipeline"))
+    proofs = prove_rtl(fmt, fmt, limit=60, skip=(*SLOW_PARTS, *ENCODER, "scale_apply"))
     assert [p.row() for p in proofs if p.status not in (PROVEN, SIMULATED)] == []
     assert {"e4m3_ue4m6_multiply", "e4m3_ue4m6_dot"} <= {p.subject for p in proofs if p.proven}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_every_step_of_an_encoder_is_what_the_rationals_choose(name):
+    fmt = formats.load(name)
+    design = design_of(fmt, fmt)
+    proven = set()
+    for module in modules_of(design):
+        if module.part in ENCODER:
+            proofs = [prove(claim, 60) for claim in claims_of(design, module)]
+            assert [proof.row() for proof in proofs if not proof.proven] == []
+            proven |= {module.part for _ in proofs}
+    assert proven >= {"encoder_scale", "encoder_lane"}
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        ("encoder_lane", "wire odd = truncated[0];", "wire odd = 1'b1;"),
+        ("encoder_scale", "wire [8:0] last = 9'd252;", "wire [8:0] last = 9'd251;"),
+        ("encoder_absmax", "peak_0[node*18 +: 9];", "peak_0[node*18+9 +: 9];"),
+    ],
+)
+def test_a_wrong_step_of_an_encoder_is_refuted(part, old, new):
+    fmt = formats.load("mxfp4")
+    design = design_of(fmt, fmt)
+    module = next(m for m in modules_of(design) if m.part == part)
+    [claim] = claims_of(design, module)
+    proof = prove(mutated(claim, module.name, old, new), 60)
+    assert proof.status == REFUTED, proof.row()
+    assert proof.made != proof.meant
 
 
 @pytest.mark.slow
@@ -68,12 +108,20 @@ def test_no_claim_about_the_library_is_refuted(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("name", HARDWARE)
 def test_rounding_is_proven_at_every_distance(name):
     proofs = prove_rtl(formats.load(name), limit=120, long=True, skip=("dot", *SLOW_PARTS))
     long = [p for p in proofs if p.subject == f"{name}_scale_apply"]
     assert len(long) == 3
     assert [p.row() for p in long if not p.proven] == []
+
+
+@pytest.mark.slow
+def test_the_product_of_two_binary32_numbers_is_proven():
+    design, module = module_of("nvfp4", "output_scale")
+    proofs = [prove(claim, 600) for claim in claims_of(design, module)]
+    assert proofs
+    assert [proof.row() for proof in proofs if not proof.proven] == []
 
 
 # -- controls: what is wrong is refuted, by an input that shows it ---------------------------

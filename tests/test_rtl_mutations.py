@@ -20,7 +20,7 @@ from fmtc.runtime.rtl.mutations import Mutation, choose, mutations_of
 
 #: Mutants of each design: together more than 200 that compile and differ.
 COUNTS = {
-    "sop_pair": 60,
+    "sop_pair": 70,
     "mxfp4": 50,
     "nvfp4": 40,
     "e4m3_ue4m6": 50,
@@ -72,8 +72,7 @@ def test_no_wrong_module_survives_among_many(name):
 
 
 def test_the_mutants_are_more_than_two_hundred():
-    assert sum(COUNTS.values()) * 4 // 5 >= 190
-    assert sum(COUNTS.values()) >= 240
+    assert sum(count * 4 // 5 for count in COUNTS.values()) >= 200
 
 
 TEXT = """module small (

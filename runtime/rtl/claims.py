@@ -15,6 +15,7 @@ from ...codegen.verilog.parts.element_decoder import element_decoder
 from ...compiler.format import Format
 from .formal import LIMIT, Claim, Proof, prove
 from .spec_accumulators import tile_claims
+from .spec_encoders import lane_claims, peak_claims, scale_word_claims
 from .spec_products import decoder_claims, dot_claims, multiply_claims, sum_claims
 from .spec_scales import (
     apply_claims,
@@ -59,6 +60,9 @@ CLAIMS: dict[str, Callable[[Design, Module], Iterator[Claim]]] = {
     "scale_pipeline": pipeline_claims,
     "output_scale": output_claims,
     "tile": tile_claims,
+    "encoder_absmax": peak_claims,
+    "encoder_scale": scale_word_claims,
+    "encoder_lane": lane_claims,
 }
 
 #: Steps of a part whose function is claimed of the module that uses them.

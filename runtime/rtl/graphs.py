@@ -136,6 +136,22 @@ class Ands:
         """Whether a word is this number."""
         return self.every(x ^ 1 ^ (value >> i & 1) for i, x in enumerate(a))
 
+    def within(self, word: Sequence[int], low: int, high: int) -> int:
+        """Whether a signed word is from ``low`` to ``high``."""
+        bits = 2 + max(len(word), low.bit_length(), high.bit_length())
+        wide = [*word, *[word[-1]] * (bits - len(word))]
+        above = self.add(wide, [TRUE if -low >> i & 1 else FALSE for i in range(bits)])
+        below = self.add([bit ^ 1 for bit in wide], [high + 1 >> i & 1 for i in range(bits)])
+        return self.both(above[-1] ^ 1, below[-1] ^ 1)
+
+    def shifted(self, word: Sequence[int], shift: Sequence[int]) -> list[int]:
+        """A signed word to the left by an unsigned one, as wide as it takes."""
+        width = len(word) + (1 << len(shift)) - 1 if shift else len(word)
+        found = [*word, *[word[-1]] * (width - len(word))]
+        for place, bit in enumerate(shift):
+            found = self.pick(bit, ([FALSE] * (1 << place) + found)[:width], found)
+        return found
+
     def turned(self, a: Sequence[int], minus: int) -> list[int]:
         """A, or -a where ``minus``."""
         return self.add([self.differ(x, minus) for x in a], [FALSE] * len(a), minus)

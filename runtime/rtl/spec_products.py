@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ...codegen.design import Bounds, Design
+from ...codegen.design import Bounds, Design, Operand
 from ...codegen.verilog.module import Module
 from .formal import Claim
-from .graphs import FALSE, Ands, Case
+from .graphs import FALSE, TRUE, Ands, Case
 from .specs import (
     Ports,
     instance,
@@ -28,7 +28,8 @@ AT_ONCE, MOST_APART = 24, 8
 class Term:
     """A product of coefficients, shifted, by rows of additions of exact integers.
 
-    Where operands that the formats do not have make more than the widths hold, it counts as 0.
+    Of operands out of the range that the formats' words attain it counts as 0; that the widths
+    hold all others is a matter of intervals.
     """
 
     design: Design
@@ -42,37 +43,43 @@ class Term:
             given[name] - (given[name] >> (widths[name] - 1) << widths[name])
             for name in ("coefficient_i", "activation_coefficient_i")
         )
-        term = a * b << given.get("shift_i", 0) + given.get("activation_shift_i", 0)
-        counts = _fits(self.design.product, a * b) and _fits(self.design.term, term)
-        counts = counts and all(given[n] <= limit for n, limit in _limits(self.design, widths))
-        return {"term_o": term if counts else 0, "counts_o": int(counts)}
+        shifts = [given.get(shift, 0) for _, shift, _ in _operands(self.design)]
+        counts = all(
+            operand.coefficient.low <= coefficient <= operand.coefficient.high
+            and operand.value.low <= coefficient << shift <= operand.value.high
+            and shift <= operand.max_shift
+            for coefficient, shift, (*_, operand) in zip(
+                (a, b), shifts, _operands(self.design), strict=True
+            )
+        )
+        return {"term_o": a * b << sum(shifts) if counts else 0, "counts_o": int(counts)}
 
     def graph(self) -> bytes:
         """The same as a graph."""
         ands = Ands([port for port in self.inputs if port[0] not in self.fixed])
-        widths = dict(self.inputs)
         words = {
             name: [self.fixed[name] >> i & 1 for i in range(bits)]
             if name in self.fixed
             else ands.port(name, bits)
             for name, bits in self.inputs
         }
+        counts, shifts = TRUE, []
+        for name, shift, operand in _operands(self.design):
+            places = words.get(shift, [])
+            value = ands.shifted(words[name], places)
+            legal = (
+                ands.within(words[name], operand.coefficient.low, operand.coefficient.high),
+                ands.within(value, operand.value.low, operand.value.high),
+                ands.within([*places, FALSE], 0, operand.max_shift),
+            )
+            counts = ands.every([counts, *legal])
+            shifts.append(places)
         a, b = words["coefficient_i"], words["activation_coefficient_i"]
-        product = ands.multiply(a, b, len(a) + len(b))
-        limits = _limits(self.design, widths)
-        width = len(product) + sum((1 << widths[name]) - 1 for name, _ in limits)
-        term = product + [product[-1]] * (width - len(product))
-        counts = _is_narrow(ands, product, self.design.product.bits)
-        for name, limit in limits:
-            shift = words[name]
-            for place, bit in enumerate(shift):
-                moved = ([FALSE] * (1 << place) + term)[:width]
-                term = ands.pick(bit, moved, term)
-            within = range(limit + 1)
-            counts = ands.both(counts, ands.some(ands.equals(shift, v) for v in within))
-        counts = ands.both(counts, _is_narrow(ands, term, self.design.term.bits))
-        low = term[: self.design.term.bits]
-        low += [term[-1]] * (self.design.term.bits - len(low))
+        term = ands.multiply(a, b, len(a) + len(b))
+        for places in shifts:
+            term = ands.shifted(term, places)
+        bits = self.design.term.bits
+        low = [*term[:bits], *[term[-1]] * (bits - len(term))]
         return ands.file({"term_o": [ands.both(counts, bit) for bit in low], "counts_o": [counts]})
 
 
@@ -107,7 +114,7 @@ class Sum:
 
 
 def multiply_claims(design: Design, module: Module) -> Iterator[Claim]:
-    """Wherever the widths hold the exact term, the module's term is it."""
+    """Of all operands in range the module gives the exact term."""
     inputs, outputs = ports(module)
     activation = ("activation_coefficient_i", dict(inputs)["activation_coefficient_i"])
     # Wide multipliers are compared one activation at a time, all of them.
@@ -115,28 +122,30 @@ def multiply_claims(design: Design, module: Module) -> Iterator[Claim]:
     fixed = [{activation[0]: value} for value in range(1 << activation[1] if apart else 0)]
     shown = (*outputs, ("counts_o", 1))
     name = f"{module.name}_made"
-    widths = dict(inputs)
-    a, b = widths["coefficient_i"], widths["activation_coefficient_i"]
-    limits = _limits(design, widths)
-    room = a + b + sum((1 << widths[port]) - 1 for port, _ in limits)
-    steps = " + ".join([f"{room}'d0", *[port for port, _ in limits]])
-    body = [
-        f"wire signed [{a + b - 1}:0] x = $signed(coefficient_i);",
-        f"wire signed [{a + b - 1}:0] y = $signed(activation_coefficient_i);",
-        f"wire signed [{a + b - 1}:0] product = x * y;",
-        f"wire signed [{room - 1}:0] wide = product;",
-        f"wire signed [{room - 1}:0] exact = wide <<< ({steps});",
+    body: list[str] = []
+    given, legal = dict(inputs), []
+    for coefficient, shift, operand in _operands(design):
+        wide = given[coefficient] + operand.max_shift + 2
+        value = f"{coefficient.removesuffix('_i')}_value"
+        places = shift if shift in given else "1'd0"
+        body += [
+            f"wire signed [{wide - 1}:0] {value}_c = $signed({coefficient});",
+            f"wire signed [{wide - 1}:0] {value} = {value}_c <<< {places};",
+        ]
+        legal += [
+            _within(f"{value}_c", operand.coefficient, wide),
+            _within(value, operand.value, wide),
+            f"{places} <= {operand.max_shift}",
+        ]
+    body += [
         f"wire [{design.term.bits - 1}:0] term;",
         instance(module, "u_module", {"term_o": "term"}),
-        f"assign counts_o = {_narrow('product', a + b, design.product.bits)}"
-        f" && {_narrow('exact', room, design.term.bits)}"
-        + "".join(f" && {port} <= {limit}" for port, limit in limits)
-        + ";",
+        f"assign counts_o = {' && '.join(legal)};",
         "assign term_o = counts_o ? term : 0;",
     ]
     yield Claim(
         subject=module.name,
-        statement="the term is (coefficient * coefficient) << shifts, exact, where widths hold it",
+        statement="the term is the shifted product, exact, for all operands in range",
         inputs=inputs,
         outputs=shown,
         files=sources(module) | {"made.v": specification(name, inputs, shown, body)},
@@ -270,13 +279,12 @@ def _term(design: Design, parts: dict[str, Module], lane: int) -> list[str]:
     ]
 
 
-def _limits(design: Design, given: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The ports of shifts, and the largest shift of each."""
-    limits = [
-        ("shift_i", design.weights.operand.max_shift),
-        ("activation_shift_i", design.activations.operand.max_shift),
-    ]
-    return [(name, limit) for name, limit in limits if name in given]
+def _operands(design: Design) -> tuple[tuple[str, str, Operand], ...]:
+    """The ports of both coefficients and of their shifts, with what they carry."""
+    return (
+        ("coefficient_i", "shift_i", design.weights.operand),
+        ("activation_coefficient_i", "activation_shift_i", design.activations.operand),
+    )
 
 
 def _fits(bounds: Bounds, value: int) -> bool:
@@ -284,17 +292,9 @@ def _fits(bounds: Bounds, value: int) -> bool:
     return -half <= value < half
 
 
-def _is_narrow(ands: Ands, word: Sequence[int], bits: int) -> int:
-    """Whether a word is a number of so many bits: all bits above are its sign."""
-    high = word[bits - 1 :]
-    return ands.either(ands.every(high), ands.some(high) ^ 1)
-
-
-def _narrow(signal: str, width: int, bits: int) -> str:
-    """The same in Verilog."""
-    if bits >= width:
-        return "1'b1"
-    return f"(&{signal}[{width - 1}:{bits - 1}] || ~|{signal}[{width - 1}:{bits - 1}])"
+def _within(signal: str, bounds: Bounds, wide: int) -> str:
+    low = f"-{wide}'sd{-bounds.low}" if bounds.low < 0 else f"{wide}'sd{bounds.low}"
+    return f"{signal} >= {low} && {signal} <= {wide}'sd{bounds.high}"
 
 
 def _slice(signal: str, lane: int, bits: int) -> str:
