@@ -142,6 +142,7 @@ def mutated(claim, module, old, new):
 WRONG = [
     ("mxfp4", "element_decoder", "4'h7: word = {1'b1, 3'h3", "4'h7: word = {1'b1, 3'h2"),
     ("mxfp4", "scale_decoder", "scale_nan_o = &exponent_field", "scale_nan_o = 1'b0"),
+    ("hif8_ue4m4", "scale_decoder", "wire [3:0] mantissa", "wire [2:0] mantissa"),
     ("mxfp4", "decoder", ".code_i(code_i)", ".code_i(~code_i)"),
     ("e4m3_ue4m6", "arithmetic_decoder", "sign ? -magnitude", "sign ? magnitude"),
     ("mxfp4", "multiply", "assign term_o = ", "assign term_o = ~"),

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,11 @@ def prove(claim: Claim, limit: float = LIMIT) -> Proof:
         inputs: dict[str, int] = {}
         made: dict[str, int | None] = {}
         meant: dict[str, int | None] = {}
-        for pattern in found:
-            inputs = {name: pattern.get(name, 0) for name, _ in claim.inputs}
+        # Bits that are not shown may matter all the same: of one graph alone.
+        for pattern, rest in product(found, (0, -1)):
+            inputs = {
+                name: _filled(pattern.get(name, (0, 0)), rest, bits) for name, bits in claim.inputs
+            }
             made, meant = _answers(claim, directory, inputs)
             if claim.transparent or made != meant:
                 break
@@ -186,8 +190,17 @@ def prove(claim: Claim, limit: float = LIMIT) -> Proof:
     )
 
 
+#: By port, bits of an input that refutes, and which of its bits these are.
+_Pattern = dict[str, tuple[int, int]]
+
 #: A verdict, why there is none, and inputs that may refute.
-_Verdict = tuple[str, str, list[dict[str, int]]]
+_Verdict = tuple[str, str, list[_Pattern]]
+
+
+def _filled(shown: tuple[int, int], rest: int, bits: int) -> int:
+    """A port's value: the bits that are shown, and all others as in ``rest``."""
+    value, known = shown
+    return (value & known | rest & ~known) & (1 << bits) - 1
 
 
 def _decide(claim: Claim, directory: Path, limit: float) -> _Verdict:
@@ -210,7 +223,7 @@ def _decide(claim: Claim, directory: Path, limit: float) -> _Verdict:
         (directory / "meant.aig").write_bytes(case.meant.graph())
         status, detail, found = _compare(directory, "case.aig", "meant.aig", limit, "-s ")
         if status != PROVEN:
-            unsigned = {p: v & (1 << widths[p]) - 1 for p, v in case.fixed.items()}
+            unsigned = {p: (v & (1 << widths[p]) - 1, -1) for p, v in case.fixed.items()}
             where = ", ".join(f"{port}={value}" for port, value in case.fixed.items())
             return status, f"{detail} where {where}".strip(), [one | unsigned for one in found]
     return PROVEN, f"{len(claim.cases)} cases", []
@@ -348,12 +361,13 @@ def _interface(graph: Path) -> set[str]:
     return names
 
 
-def _inputs(log: str) -> dict[str, int]:
-    """The pattern that yosys-abc shows, by port; bits that it leaves out do not matter."""
+def _inputs(log: str) -> _Pattern:
+    """The pattern that yosys-abc shows, by port."""
     found = _PATTERN.search(log)
-    ports: dict[str, int] = {}
+    ports: _Pattern = {}
     for name, bit, value in _BIT.findall(found[1] if found else ""):
-        ports[name] = ports.get(name, 0) | int(value) << int(bit or 0)
+        known, place = ports.get(name, (0, 0)), int(bit or 0)
+        ports[name] = known[0] | int(value) << place, known[1] | 1 << place
     return dict(sorted(ports.items()))
 
 
