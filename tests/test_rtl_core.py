@@ -24,7 +24,7 @@ from fmtc.runtime.format import Format
 from fmtc.runtime.rtl.core import CoreFailed, run_core
 from fmtc.runtime.rtl.layer import projection
 from fmtc.runtime.rtl.simulate import run_bench, write_bench
-from rtl_tools import need
+from rtl_tools import assert_noticed, need
 
 TESTS = Path(__file__).parent
 
@@ -141,14 +141,7 @@ def test_a_fault_in_the_rtl_is_found(fmt, part, old, new, tmp_path):
     design = design_of(fmt)
     commands = [c for salt in range(4) for c in bench_commands(design, 3, 2, salt)]
     bench = harness(design, commands, 3, 2)
-    write_bench(bench, tmp_path)
-    file = tmp_path / "rtl" / f"{fmt.name}_{part}.v"
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
-    result = run_bench(bench, tmp_path)
-    assert not result.passed
-    assert "FAIL" in result.log, result.log
+    assert_noticed(bench, f"{fmt.name}_{part}", old, new, tmp_path)
 
 
 @pytest.mark.parametrize("fmt", [formats.load("nvfp4"), MASKED], ids=lambda fmt: fmt.name)

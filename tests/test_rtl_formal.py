@@ -1,6 +1,5 @@
 """Proofs of the generated Verilog, and of the prover: nothing wrong is ever called proven."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from fmtc.runtime.rtl.graphs import Ands, Table, cofactor
 from fmtc.runtime.rtl.spec_accumulators import overflow_claim
 from fmtc.runtime.rtl.spec_scales import rounding_claim
 from representatives import HARDWARE
+from rtl_tools import need
 
 #: A 24 x 24 multiplier with its rounding is not compared in a short run.
 SLOW_PARTS = ("output_scale",)
@@ -34,9 +34,7 @@ ENCODED = (
 
 @pytest.fixture(autouse=True)
 def tools():
-    for tool in ("yosys", "yosys-abc", "iverilog"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
+    need("yosys", "yosys-abc", "iverilog")
 
 
 @pytest.mark.parametrize("name", HARDWARE)

@@ -1,6 +1,5 @@
 """The mutation check: wrong hardware is noticed, and the check itself is not fooled."""
 
-import shutil
 from collections import Counter
 
 import pytest
@@ -17,6 +16,7 @@ from fmtc.runtime.rtl.mutate import (
     mutation_check,
 )
 from fmtc.runtime.rtl.mutations import Mutation, choose, mutations_of
+from rtl_tools import need
 
 #: Mutants of each design: together more than 200 that compile and differ.
 COUNTS = {
@@ -47,9 +47,7 @@ PARTS = (
 
 @pytest.fixture(autouse=True)
 def tools():
-    for tool in ("yosys", "yosys-abc", "iverilog"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
+    need("yosys", "yosys-abc", "iverilog")
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -1,6 +1,5 @@
 """Resets and unknown bits of the clocked modules, and two simulators on the same stimulus."""
 
-import shutil
 import subprocess
 
 import pytest
@@ -14,6 +13,7 @@ from fmtc.codegen.verilog.parts.lut_decoder import lut_decoder
 from fmtc.codegen.verilog.parts.register import register
 from fmtc.codegen.verilog.parts.scale_pipeline import scale_pipeline
 from fmtc.runtime.rtl.reset import check_reset, reset_bench
+from rtl_tools import need
 
 CLOCKED = {
     "register": (register, {"Width": 9}),
@@ -22,12 +22,6 @@ CLOCKED = {
     "encoder_pipeline": (lambda design: encoder_pipeline(design.activations.fmt), {}),
     "core": (core, {"Rows": 2, "Columns": 2, "CountBits": 4}),
 }
-
-
-def need(*tools):
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed (apt-get install {tool})")
 
 
 @pytest.mark.parametrize("part", CLOCKED)

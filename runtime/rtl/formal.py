@@ -321,31 +321,6 @@ def _transparent() -> str:
     return "\n".join(modules) + "\n"
 
 
-def _script(top: str, graph: str, *, transparent: bool = False) -> list[str]:
-    """The commands that write a module as a graph."""
-    return [
-        f"hierarchy -check -top {top}",
-        "proc",
-        # A case statement of constants has become a ROM: back to gates.
-        "memory_collect",
-        "memory_map",
-        *(["opt_dff", "techmap -map transparent.v"] if transparent else []),
-        "setundef -zero -undriven",
-        "opt_expr -fine",
-        "opt_merge",
-        "opt_clean -purge",
-        "simplemap",
-        "techmap",
-        "opt_expr",
-        "setundef -zero",
-        "opt_clean -purge",
-        "aigmap",
-        "flatten",
-        "opt_clean -purge",
-        f"write_aiger -symbols {graph}",
-    ]
-
-
 def _interface(graph: Path) -> set[str]:
     """The names of a graph's inputs, outputs and registers, with what they are."""
     symbols = graph.read_bytes().rsplit(b"\nc\n", 1)[0].rstrip(b"\n").split(b"\n")

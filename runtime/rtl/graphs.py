@@ -132,10 +132,6 @@ class Ands:
             total = self.add(total, [self.differ(x, minus) for x in row], minus)
         return total
 
-    def equals(self, a: Sequence[int], value: int) -> int:
-        """Whether a word is this number."""
-        return self.every(x ^ 1 ^ (value >> i & 1) for i, x in enumerate(a))
-
     def within(self, word: Sequence[int], low: int, high: int) -> int:
         """Whether a signed word is from ``low`` to ``high``."""
         bits = 2 + max(len(word), low.bit_length(), high.bit_length())

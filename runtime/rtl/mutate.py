@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,9 +184,9 @@ class _Check:
         return done.code == 0 and verdict in done.log.split("\n")
 
     def _proven(self, module: Module, mutation: Mutation, text: str) -> Outcome:
-        """What proofs say of a mutant that passes its benches."""
+        """What proofs say of a mutant that passes its benches: its own, and of what it is in."""
         notes = []
-        for claim in claims_of(self.design, module):
+        for claim in self._claims(module):
             files = dict(claim.files) | {f"{module.name}.v": text}
             proof = prove(replace(claim, files=files), PROOF_SECONDS)
             if proof.status == "refuted":
@@ -197,6 +197,13 @@ class _Check:
             return Outcome(mutation, EQUIVALENT, "proven equal to the original")
         notes.append(proof.counterexample() or proof.detail)
         return Outcome(mutation, SURVIVED, "; ".join(notes))
+
+
+    def _claims(self, module: Module) -> Iterator[Claim]:
+        """The claims about a module, and then those about modules that instantiate it."""
+        users = [m for m in modules_of(self.design) if module.name in {u.name for u in m.uses}]
+        for claimed in (module, *users):
+            yield from claims_of(self.design, claimed)
 
 
 def _same(module: Module, text: str) -> Claim:

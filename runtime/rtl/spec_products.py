@@ -11,6 +11,7 @@ from .formal import Claim
 from .graphs import FALSE, TRUE, Ands, Case
 from .specs import (
     Ports,
+    claim_of_meant,
     instance,
     ports,
     side_of_module,
@@ -183,35 +184,18 @@ def decoder_claims(design: Design, module: Module) -> Iterator[Claim]:
         instance(parts["scale_decoder"], "u_scale", {}),
         instance(parts["element_decoder"], "u_element", select),
     ]
-    name = f"{module.name}_meant"
-    yield Claim(
-        subject=module.name,
-        statement="it is its scale decoder beside its element decoder, which have own proofs",
-        inputs=inputs,
-        outputs=outputs,
-        files=sources(module) | {"meant.v": specification(name, inputs, outputs, body)},
-        made=module.name,
-        meant=name,
-    )
+    statement = "it is its scale decoder beside its element decoder, which have own proofs"
+    yield claim_of_meant(module, statement, inputs, outputs, body)
 
 
 def dot_claims(design: Design, module: Module) -> Iterator[Claim]:
     """Lane by lane: decode and multiply; the sum, which means nothing where a code is no number."""
     inputs, outputs = ports(module)
-    name = f"{module.name}_meant"
-    yield Claim(
-        subject=module.name,
-        statement=(
-            f"it is {design.block} lanes of decoder and multiplication and their sum, "
-            "which have own proofs"
-        ),
-        inputs=inputs,
-        outputs=outputs,
-        files=sources(module)
-        | {"meant.v": specification(name, inputs, outputs, _dot_body(design, module))},
-        made=module.name,
-        meant=name,
+    statement = (
+        f"it is {design.block} lanes of decoder and multiplication and their sum, "
+        "which have own proofs"
     )
+    yield claim_of_meant(module, statement, inputs, outputs, _dot_body(design, module))
 
 
 def _dot_body(design: Design, module: Module) -> list[str]:

@@ -18,11 +18,21 @@ from ...codegen.verilog.parts.scale_steps import Step, scale_step
 from ...compiler.exact import fp32_bits, fp32_from_bits, round_fp32
 from .formal import Claim
 from .graphs import FALSE, TRUE, Ands, Case
-from .specs import Ports, claim_of_wrapper, instance, ports, sources, specification
+from .specs import (
+    Ports,
+    claim_of_meant,
+    claim_of_wrapper,
+    instance,
+    ports,
+    sources,
+    specification,
+)
 
-#: Pairs of exponents that are always tried: sums of two alike, either one larger, subnormal sums,
-#: sums that overflow, and a special accumulator.
-PAIRS = ((127, 127), (132, 127), (120, 127), (9, 1), (254, 254), (127, 255))
+#: Pairs of exponents that are always tried: sums of two alike, either one much larger, either one
+#: just out of reach, an accumulator of zero, subnormal sums, sums that overflow, and a special
+#: accumulator.
+PAIRS = ((127, 127), (132, 127), (120, 127), (90, 127), (170, 127), (127, 0), (-30, 0), (9, 1),
+         (254, 254), (255, 3), (127, 255))  # fmt: skip
 #: Accumulators' exponent fields that every distance is tried at in the long proof.
 FIELDS = (0, 1, 127, 254)
 NAN, INFINITY = 0x7FC00000, 0x7F800000
@@ -329,7 +339,6 @@ def _wired(module: Module, part: str) -> Claim:
     inputs = tuple((p.name, p.width(defaults)) for p in module.inputs)
     outputs = tuple((p.name, p.width(defaults)) for p in module.outputs)
     crossing = (*product.outputs, *align.outputs)
-    name = f"{module.name}_meant"
     body = [
         *[f"wire{port.vector} {port.bare};" for port in crossing],
         instance(product, "u_product", {p.name: p.bare for p in product.outputs}),
@@ -339,19 +348,10 @@ def _wired(module: Module, part: str) -> Claim:
     ]  # fmt: skip
     if clocked:
         body.append("assign valid_o = valid_i;")
-    return Claim(
-        subject=module.name,
-        statement=(
-            f"{part} is its three steps one after another, which have own proofs"
-            + (" (registers as wires; their latency is simulated)" if clocked else "")
-        ),
-        inputs=inputs,
-        outputs=outputs,
-        files=sources(module) | {"meant.v": specification(name, inputs, outputs, body)},
-        made=module.name,
-        meant=name,
-        transparent=clocked,
-    )
+    statement = f"{part} is its three steps one after another, which have own proofs"
+    if clocked:
+        statement += " (registers as wires; their latency is simulated)"
+    return claim_of_meant(module, statement, inputs, outputs, body, transparent=clocked)
 
 
 def output_claims(design: Design, module: Module) -> Iterator[Claim]:
@@ -388,13 +388,5 @@ def output_claims(design: Design, module: Module) -> Iterator[Claim]:
         "  : field > 254 || rounded >= 32'h7f800000 ? {sign, 31'h7f800000}",
         "  : {sign, rounded[30:0]};",
     ]
-    name = f"{module.name}_meant"
-    yield Claim(
-        subject=module.name,
-        statement="an fp32 product of exact significands, rounded once to nearest",
-        inputs=inputs,
-        outputs=outputs,
-        files=sources(module) | {"meant.v": specification(name, inputs, outputs, body)},
-        made=module.name,
-        meant=name,
-    )
+    statement = "an fp32 product of exact significands, rounded once to nearest"
+    yield claim_of_meant(module, statement, inputs, outputs, body)

@@ -8,7 +8,7 @@ its own: equals may stand for each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from ...codegen.design import Design, Side
@@ -22,7 +22,6 @@ from .graphs import TABLE_BITS, Meant, Table
 WIDE = 128
 
 Ports = tuple[tuple[str, int], ...]
-Claims = Callable[[Design, Module], Iterator[Claim]]
 
 
 def sources(*modules: Module) -> dict[str, str]:
@@ -60,6 +59,29 @@ def instance(module: Module, label: str, connected: Mapping[str, str]) -> str:
         f".{port.name}({connected.get(port.name, port.name)})" for port in module.ports
     )
     return f"{module.name} {label} ({pins});"
+
+
+def claim_of_meant(
+    module: Module,
+    statement: str,
+    inputs: Ports,
+    outputs: Ports,
+    body: list[str],
+    *,
+    transparent: bool = False,
+) -> Claim:
+    """That a module is what the body of another one says, over the same ports."""
+    name = f"{module.name}_meant"
+    return Claim(
+        subject=module.name,
+        statement=statement,
+        inputs=inputs,
+        outputs=outputs,
+        files=sources(module) | {"meant.v": specification(name, inputs, outputs, body)},
+        made=module.name,
+        meant=name,
+        transparent=transparent,
+    )
 
 
 def claim_of_wrapper(

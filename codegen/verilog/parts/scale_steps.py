@@ -250,7 +250,7 @@ def total_ports(step: Step, direction: str) -> tuple[Port, ...]:
         ),
         Port("total_flip", 1, "sign of the result where the total is not negative"),
         Port("total_nan", 1, "1: the result is NaN"),
-        Port("total_infinity", 1, "1: the result is an infinity"),
+        Port("total_infinity", 1, "1: the result is an infinity, unless it is NaN"),
         Port("total_special_negative", 1, "sign of a result that is an infinity, or zero exactly"),
     ]
     return tuple(Port(f"{p.name}_{direction}", p.bits, p.meaning) for p in fields)
