@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .formats import UnknownFormat, compile_text, names
     from .runtime.backend import BackendUnavailable
     from .runtime.block_product import block_product
-    from .runtime.checkpoint import read_checkpoint, write_checkpoint
+    from .runtime.checkpoint import read_checkpoint
+    from .runtime.checkpoint_writer import write_checkpoint
     from .runtime.errors import CorruptFile, MissingPackage, RefusedInput, UnusableModel
     from .runtime.format import Format, load
     from .runtime.prove import prove
@@ -44,7 +45,7 @@ _HOMES = {
     "names": ".formats",
     "prove": ".runtime.prove",
     "read_checkpoint": ".runtime.checkpoint",
-    "write_checkpoint": ".runtime.checkpoint",
+    "write_checkpoint": ".runtime.checkpoint_writer",
 }
 
 __all__ = [

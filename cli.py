@@ -330,7 +330,8 @@ def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bo
     MODEL is a Hugging Face folder with safetensors, a .safetensors file or a .gguf file.
     """
     from . import _console
-    from .runtime.checkpoint import MANIFEST, write_checkpoint
+    from .runtime.checkpoint_writer import write_checkpoint
+    from .runtime.manifest import MANIFEST
     from .runtime.sources import open_source
 
     value = _load(format_name)

@@ -24,7 +24,8 @@ from . import _console, codegen
 from ._version import __version__
 from .runtime.atomic import write_atomically
 from .runtime.backend import BackendUnavailable
-from .runtime.checkpoint import Checkpoint, write_checkpoint
+from .runtime.checkpoint import Checkpoint
+from .runtime.checkpoint_writer import write_checkpoint
 from .runtime.format import Format, load
 from .runtime.models import (
     Perplexity,

@@ -1,36 +1,29 @@
-"""Quantized checkpoints: a folder of safetensors with the .fmt text, the hashes and the totals.
+"""Quantized checkpoints: a folder of safetensors, the .fmt texts, the hashes, the plan, the totals.
 
-``fmtc.json`` names every tensor, its file, its second scale level and its SHA-256. The folder
+``fmtc.json`` names every tensor, its file, its second scale level and its SHA-256; each .fmt text
+and each file that came with the model, with its hash; and the plan, if a run had one. The folder
 takes its place only when it is whole; what is reported about it is read back from it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._version import __version__
-from .atomic import folder_atomically
-from .errors import CorruptFile, RefusedInput, UnusableModel, missing
+from ..formats import compile_text
+from .errors import CorruptFile, missing
 from .format import Format
-from .quantized import QuantizedTensor, describe_tensor, rebuild
-from .sources import ModelSource, is_linear_weight
+from .manifest import MANIFEST, check_file, read_checked, read_manifest, tensor_digest
+from .quantized import QuantizedTensor, rebuild
+from .sources import ModelSource
 
 if TYPE_CHECKING:
     import torch
-
-MANIFEST = "fmtc.json"
-LAYOUT = 1
-
-#: A file of the checkpoint is closed when it has grown past this.
-SHARD_BYTES = 1 << 30
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,7 +34,8 @@ class Totals:
 
     Attributes:
         weights: elements of the quantized tensors.
-        disk_bytes: size of the files that hold nothing but quantized tensors.
+        disk_bytes: size of all that is stored for them: the files that hold their streams, the
+            .fmt texts and the manifest.
         nmse: sum of squared errors / sum of squares, over all quantized tensors.
     """
 
@@ -64,8 +58,61 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._manifest = _read_manifest(self.folder)
+        self._manifest = read_manifest(self.folder)
         self._tensors: dict[str, dict[str, Any]] = self._manifest["tensors"]
+        self._texts: dict[str, str] = {}
+
+    @property
+    def manifest_hash(self) -> str:
+        """SHA-256 of the manifest, which holds that of everything else."""
+        stated: str = self._manifest["sha256"]
+        return stated
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the run that made it decided, as JSON values; empty where there was none."""
+        plan: dict[str, Any] = self._manifest["plan"]
+        return plan
+
+    @cached_property
+    def formats(self) -> dict[str, Format]:
+        """Content hash -> format, of all that tensors are packed in."""
+        return {
+            key: Format.of(compile_text(self._text(key), str(self.folder / entry["file"])))
+            for key, entry in self._manifest["formats"].items()
+        }
+
+    def format_of(self, name: str) -> Format:
+        """The format that a packed tensor is in."""
+        return self.formats[self._tensors[name]["format"]]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's axes, from the manifest."""
+        return tuple(self._tensors[name]["shape"])
+
+    def octets(self, name: str) -> int:
+        """The bytes of a packed tensor's streams, from the manifest."""
+        return int(self._tensors[name]["bytes"])
+
+    def check_files(self) -> None:
+        """Check every file of the folder: its size, and its hash or its header's.
+
+        The tensors themselves are checked when they are read.
+
+        Raises:
+            CorruptFile: a file is absent, not whole, or altered; the message names it.
+        """
+        for file, stated in self._manifest["files"].items():
+            check_file(self.folder, file, stated)
+        for key in self._formats:
+            self._text(key)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all that is stored for quantized tensors: see `Totals`."""
+        packed = {self._tensors[name]["file"] for name in self.quantized_names}
+        texts = {entry["file"] for entry in self._manifest["formats"].values()}
+        return sum((self.folder / f).stat().st_size for f in {*packed, *texts, MANIFEST})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,7 +133,9 @@ class Checkpoint:
         if not present.issuperset(keys.values()):
             raise CorruptFile(f"'{self.folder / entry['file']}' lacks a stream of {name}")
         streams = {stream: handle.get_tensor(key).numpy() for stream, key in keys.items()}
-        described = {**entry, "format": self._manifest["formats"][entry["format"]]}
+        key = entry["format"]
+        said = {"hash": key, "name": self._formats[key]["name"], "text": self._text(key)}
+        described = {**entry, "format": said}
         return rebuild(described, streams, f"{self.folder / entry['file']}: {name}")
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -99,7 +148,7 @@ class Checkpoint:
         if name not in set(handle.keys()):
             raise CorruptFile(f"'{self.folder / entry['file']}' lacks {name}")
         kept: torch.Tensor = handle.get_tensor(name)
-        if _digest(kept) != entry["sha256"]:
+        if tensor_digest(kept) != entry["sha256"]:
             raise CorruptFile(f"'{self.folder / entry['file']}': {name} was altered")
         return kept
 
@@ -121,9 +170,22 @@ class Checkpoint:
             error += float(np.sum(np.square(original - decoded, dtype=np.float64)))
             energy += float(np.sum(np.square(original, dtype=np.float64)))
             weights += original.size
-        files = {self._tensors[name]["file"] for name in names}
-        disk = sum((self.folder / file).stat().st_size for file in files)
-        return Totals(weights, disk, error / energy if energy else 0.0)
+        return Totals(weights, self.disk_bytes, error / energy if energy else 0.0)
+
+    @property
+    def _formats(self) -> dict[str, dict[str, str]]:
+        formats: dict[str, dict[str, str]] = self._manifest["formats"]
+        return formats
+
+    def _text(self, key: str) -> str:
+        """The .fmt text of a content hash, checked."""
+        if key not in self._texts:
+            entry = self._formats.get(key)
+            if entry is None:
+                raise CorruptFile(f"'{self.folder / MANIFEST}' lacks the format {key}")
+            octets = read_checked(self.folder, entry["file"], entry["sha256"])
+            self._texts[key] = octets.decode()
+        return self._texts[key]
 
     def _open(self, file: str) -> Any:
         try:
@@ -141,163 +203,3 @@ class Checkpoint:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Open a checkpoint that ``write_checkpoint`` made. See ``Checkpoint``."""
     return Checkpoint(folder)
-
-
-def write_checkpoint(
-    source: ModelSource,
-    fmt: Format,
-    out: str | Path,
-    *,
-    backend: str = "auto",
-    progress: Progress | None = None,
-) -> Checkpoint:
-    """Quantize every linear weight of a model and write the checkpoint folder.
-
-    Args:
-        source: the model.
-        fmt: the format of its linear weights; all other tensors are kept as they are.
-        out: the folder; one that exists is replaced when the new one is whole.
-        backend: see ``Format.quantize``.
-        progress: called with what is done, tensors done, tensors in all.
-
-    Raises:
-        UnusableModel: the model has no linear weight, or one of a type that is not taken.
-        RefusedInput: a weight holds a NaN or an infinity.
-        FileExistsError: something stands at ``out`` that is no checkpoint.
-    """
-    out = Path(out)
-    if any(file.name == MANIFEST for file in source.companions):
-        raise UnusableModel(f"'{source.path}' is an fmtc checkpoint: it is quantized already")
-    if out.exists() and not (out / MANIFEST).is_file() and not _is_empty(out):
-        raise FileExistsError(f"'{out}' exists and is no fmtc checkpoint: it is left as it is")
-    with folder_atomically(out) as folder:
-        writer = _Writer(folder)
-        count = 0
-        for index, name in enumerate(source.names):
-            if progress:
-                progress("quantizing", index, len(source.names))
-            tensor = source.get(name)
-            if not is_linear_weight(name, tensor):
-                writer.keep(name, tensor)
-                continue
-            try:
-                writer.add(name, fmt.quantize(tensor, backend=backend))
-            except RefusedInput as error:
-                raise RefusedInput(f"{name}: {error}") from error
-            except TypeError as error:
-                raise UnusableModel(f"'{source.path}', {name}: {error}") from error
-            count += 1
-        if not count:
-            raise UnusableModel(f"'{source.path}' has no linear weight to quantize")
-        writer.finish()
-        for file in source.companions:
-            shutil.copyfile(file, folder / file.name)
-    return Checkpoint(out)
-
-
-class _Writer:
-    """Collects tensors into files of two kinds and writes the manifest last."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: dict[str, dict[str, torch.Tensor]] = {"quantized": {}, "kept": {}}
-        self._count = {"quantized": 1, "kept": 1}
-        self._tensors: dict[str, dict[str, Any]] = {}
-        self._formats: dict[str, Mapping[str, Any]] = {}
-
-    def add(self, name: str, q: QuantizedTensor) -> None:
-        import torch
-
-        entry = describe_tensor(q)
-        self._formats[q.format.content_hash] = entry["format"]
-        self._tensors[name] = {
-            **entry,
-            "format": q.format.content_hash,
-            "kind": "quantized",
-            "file": self._file("quantized"),
-            "streams": list(q.streams),
-        }
-        for stream, octets in q.streams.items():
-            self._put("quantized", f"{name}.{stream}", torch.from_numpy(octets.copy()))
-        self._close_if_large("quantized")
-
-    def keep(self, name: str, tensor: torch.Tensor) -> None:
-        tensor = tensor.contiguous()
-        entry = {"kind": "kept", "file": self._file("kept"), "sha256": _digest(tensor)}
-        self._tensors[name] = entry
-        self._put("kept", name, tensor)
-        self._close_if_large("kept")
-
-    def finish(self) -> None:
-        for kind in self._open:
-            self._close(kind)
-        manifest: dict[str, Any] = {
-            "fmtc": __version__,
-            "layout": LAYOUT,
-            "formats": self._formats,
-            "tensors": self._tensors,
-        }
-        manifest["sha256"] = _digest_of_manifest(manifest)
-        text = json.dumps(manifest, indent=1, sort_keys=True)
-        (self._folder / MANIFEST).write_text(text, encoding="utf-8")
-
-    def _file(self, kind: str) -> str:
-        return f"{kind}-{self._count[kind]:05d}.safetensors"
-
-    def _put(self, kind: str, key: str, tensor: torch.Tensor) -> None:
-        self._open[kind][key] = tensor
-
-    def _close_if_large(self, kind: str) -> None:
-        if sum(t.nbytes for t in self._open[kind].values()) >= SHARD_BYTES:
-            self._close(kind)
-
-    def _close(self, kind: str) -> None:
-        from safetensors.torch import save_file
-
-        if self._open[kind]:
-            file = self._folder / self._file(kind)
-            file.touch()
-            mode = file.stat().st_mode
-            save_file(self._open[kind], file)
-            file.chmod(mode)  # safetensors makes files that only their owner may read
-            self._open[kind] = {}
-            self._count[kind] += 1
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, checked against its own SHA-256."""
-    file = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        layout, stated = manifest["layout"], manifest["sha256"]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CorruptFile(f"'{folder}' is no fmtc checkpoint: it has no {MANIFEST}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptFile(f"'{file}' is damaged: {error!r}") from error
-    if layout != LAYOUT:
-        raise CorruptFile(
-            f"'{file}' has the layout {layout!r}, this fmtc reads {LAYOUT}: "
-            f"it was written by fmtc {manifest.get('fmtc')}"
-        )
-    if _digest_of_manifest(manifest) != stated:
-        raise CorruptFile(f"'{file}' does not match its SHA-256: it was altered")
-    return manifest
-
-
-def _digest_of_manifest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without the entry that holds it."""
-    said = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's dtype, shape and bytes."""
-    import torch
-
-    total = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

@@ -11,7 +11,7 @@ from .backend import F32
 from .checkpoint import Progress
 from .errors import RefusedInput, UnusableModel
 from .format import Format
-from .sources import is_linear_weight, open_source
+from .sources import open_source
 
 #: Shape and seed of the Gaussian sample: 2^21 values, in rows that all shipped blocks divide.
 GAUSSIAN_SHAPE = (512, 4096)
@@ -73,7 +73,6 @@ def _pieces(data: str) -> Iterator[tuple[str, int, int, F32]]:
         yield "gaussian", 0, 1, rng.standard_normal(GAUSSIAN_SHAPE, dtype=np.float32)
         return
     source = open_source(data)
-    for done, name in enumerate(source.names):
-        tensor = source.get(name)
-        if is_linear_weight(name, tensor):
-            yield name, done, len(source.names), tensor.float().numpy()
+    names = source.linear_names
+    for done, name in enumerate(names):
+        yield name, done, len(names), source.get(name).float().numpy()

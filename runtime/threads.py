@@ -12,10 +12,11 @@ THREAD_GRAIN = 1 << 18
 
 
 def processors() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: those it may run on, or FMTC_THREADS if fewer."""
+    affine = hasattr(os, "sched_getaffinity")
+    there = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    said = os.environ.get("FMTC_THREADS", "")
+    return min(there, int(said)) if said.isdecimal() and int(said) else there
 
 
 def over_rows(

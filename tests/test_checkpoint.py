@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from fmtc import CorruptFile, UnusableModel
-from fmtc.runtime import atomic, checkpoint
-from fmtc.runtime.checkpoint import MANIFEST, Checkpoint, read_checkpoint, write_checkpoint
+from fmtc.runtime import atomic, checkpoint_writer
+from fmtc.runtime.checkpoint import Checkpoint, read_checkpoint
+from fmtc.runtime.checkpoint_writer import CheckpointWriter, write_checkpoint
+from fmtc.runtime.manifest import INDEX, MANIFEST, digest_of_manifest, entry_bound, fixed_bound
 from fmtc.runtime.sources import open_source
 from representatives import ANY_SHAPE
 from safetensors import safe_open
@@ -65,7 +67,9 @@ def quantized(model: Path, out: Path, name: str = "nvfp4") -> Checkpoint:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("name", ANY_SHAPE)
@@ -91,10 +95,12 @@ def test_the_totals_are_what_the_files_hold(name: str, model: Path, tmp_path: Pa
     out = tmp_path / "out"
     totals = quantized(model, out, name).totals(open_source(model))
     original = weights()
-    octets = sum(p.stat().st_size for p in out.glob("quantized-*.safetensors"))
+    packed = [*out.glob("quantized-*.safetensors"), *out.glob("formats/*.fmt"), out / MANIFEST]
+    octets = sum(p.stat().st_size for p in packed)
     count = sum(original[key].numel() for key in LINEAR)
     manifest = json.loads((out / MANIFEST).read_text())
-    fmt = fmtc.compile_text(next(iter(manifest["formats"].values()))["text"])
+    text = (out / next(iter(manifest["formats"].values()))["file"]).read_text()
+    fmt = fmtc.compile_text(text)
     error = energy = 0.0
     with safe_open(out / "quantized-00001.safetensors", framework="np") as handle:
         for key in LINEAR:
@@ -124,16 +130,75 @@ def test_companions_are_copied_and_weights_are_not(model: Path, tmp_path: Path) 
     out = tmp_path / "out"
     quantized(model, out)
     names = set(files_of(out))
+    text = f"formats/nvfp4-{fmtc.load('nvfp4').content_hash[:16]}.fmt"
     assert names == {
         MANIFEST,
+        INDEX,
+        text,
         "quantized-00001.safetensors",
         "kept-00001.safetensors",
         "config.json",
         "tokenizer.json",
         "chat_template.jinja",
     }
-    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+    for name in ("tokenizer.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (model / name).read_bytes()
+    said = json.loads((out / "config.json").read_text())
+    assert said.pop("quantization_config")["quant_method"] == "fmtc"
+    assert said == json.loads((model / "config.json").read_text())
+    assert (out / text).read_text() == fmtc.load("nvfp4").source
+
+
+def test_the_index_names_the_file_of_every_tensor(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quantized(model, out)
+    index = json.loads((out / INDEX).read_text())
+    found = {}
+    for file in out.glob("*.safetensors"):
+        with safe_open(file, framework="np") as handle:
+            found |= dict.fromkeys(handle.keys(), file.name)
+    assert index["weight_map"] == found
+    assert set(KEPT) < set(found)
+
+
+def test_a_plan_is_part_of_the_manifest(model: Path, tmp_path: Path) -> None:
+    source, fmt = open_source(model), fmtc.load("nf4")
+    plan = {"bpw": 4.7, "units": [{"name": "a", "choice": "base"}]}
+    with atomic.folder_atomically(tmp_path / "out") as folder:
+        writer = CheckpointWriter(folder)
+        for name in source.names:
+            if name in LINEAR:
+                writer.add(name, fmt.quantize(source.get(name)))
+            else:
+                writer.keep(name, source.get(name))
+        writer.finish(source.companions, plan)
+    assert read_checkpoint(tmp_path / "out").plan == plan
+    plain = quantized(model, tmp_path / "plain", "nf4")
+    assert plain.plan == {}
+    assert read_checkpoint(tmp_path / "out").manifest_hash != plain.manifest_hash
+
+
+@pytest.mark.parametrize("name", ["po2_nf4", "nf4_dd4_opq_wr", "q4_0", "four_six"])
+def test_what_a_tensor_adds_is_never_more_than_its_bound(name: str, tmp_path: Path) -> None:
+    tensors = {
+        f"model.layers.{i}.mlp.up_proj.weight": torch.randn(
+            (40, 64), generator=torch.Generator().manual_seed(i)
+        )
+        for i in range(12)
+    }
+    fmt = fmtc.load(name)
+    file = tmp_path / "model.safetensors"
+    save_file(tensors | {"model.norm.weight": torch.ones(64)}, file)
+    source = open_source(file)
+    made = write_checkpoint(source, fmt, tmp_path / "out")
+    bound = fixed_bound({}, source)
+    for key in tensors:
+        packed = made.quantized(key)
+        shapes = {stream: octets.shape for stream, octets in packed.streams.items()}
+        streams = sum(octets.nbytes for octets in packed.streams.values())
+        bound += entry_bound(key, fmt, shapes) + streams
+    assert made.disk_bytes <= bound
+    assert bound < made.disk_bytes + 12 * (700 + len(fmt.source)) + 500
 
 
 def test_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
@@ -145,7 +210,7 @@ def test_the_same_model_gives_the_same_bytes(model: Path, tmp_path: Path) -> Non
 def test_large_models_are_cut_into_files(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(checkpoint_writer, "SHARD_BYTES", 1000)
     made = quantized(model, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("quantized-*"))) >= 2
     assert len(list((tmp_path / "out").glob("kept-*"))) >= 2
@@ -204,7 +269,7 @@ def test_a_failed_write_keeps_the_old_checkpoint(
     elif failing == "write_text":
         monkeypatch.setattr(Path, "write_text", crash)
     else:
-        monkeypatch.setattr(checkpoint.shutil, "copyfile", crash)
+        monkeypatch.setattr(checkpoint_writer.shutil, "copyfile", crash)
     with pytest.raises(OSError, match="disk is full"):
         quantized(model, out, "nvfp4")
     monkeypatch.undo()
@@ -239,6 +304,12 @@ def test_a_checkpoint_is_not_quantized_again(model: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "again").exists()
 
 
+def test_a_model_that_another_tool_quantized_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    with pytest.raises(UnusableModel, match=r"config.json' has a quantization_config"):
+        quantized(model, tmp_path / "out")
+
+
 def test_a_folder_appears_with_the_usual_permissions(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:
@@ -260,6 +331,27 @@ def out(model: Path, tmp_path: Path) -> Path:
 
 def read_all(folder: Path) -> dict[str, torch.Tensor]:
     return dict(read_checkpoint(folder).state_dict())
+
+
+def test_a_text_or_a_companion_that_was_altered_is_named(out: Path) -> None:
+    text = next((out / "formats").iterdir())
+    for file, read in (
+        (text, lambda: read_checkpoint(out).formats),
+        (out / INDEX, lambda: read_checkpoint(out).check_files()),
+        (out / "config.json", lambda: read_checkpoint(out).check_files()),
+        (out / "kept-00001.safetensors", lambda: read_checkpoint(out).check_files()),
+        (out / "tokenizer.json", lambda: read_checkpoint(out).check_files()),
+    ):
+        data = file.read_bytes()
+        read()
+        for damaged in (data[:-1], data.replace(b"e", b"f", 1), None):
+            if damaged is None:
+                file.unlink()
+            else:
+                file.write_bytes(damaged)
+            with pytest.raises(CorruptFile, match=file.name):
+                read()
+        file.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +447,7 @@ def test_a_forged_manifest_cannot_lead_outside_or_change_a_tensor(
 ) -> None:
     manifest = json.loads((out / MANIFEST).read_text())
     edit(manifest)
-    manifest["sha256"] = checkpoint._digest_of_manifest(manifest)
+    manifest["sha256"] = digest_of_manifest(manifest)
     (out / MANIFEST).write_text(json.dumps(manifest))
     if edit is drop_a_tensor:
         assert "lm_head.weight" not in read_all(out)

@@ -95,7 +95,8 @@ def test_quantize_writes_a_checkpoint_and_says_what_it_holds(
     (row,) = json.loads(result.stdout)
     assert set(row) == {"format", "tensors", "weights", "bpw", "NMSE", "out"}
     assert (row["format"], row["tensors"], row["weights"]) == ("po2_nf4", 2, 2 * 48 * 32)
-    octets = sum(p.stat().st_size for p in out.glob("quantized-*"))
+    stored = [*out.glob("quantized-*"), *out.glob("formats/*"), out / "fmtc.json"]
+    octets = sum(p.stat().st_size for p in stored)
     assert row["bpw"] == 8 * octets / row["weights"]
     assert 0.004 < row["NMSE"] < 0.02
     assert len(dict(fmtc.read_checkpoint(out).state_dict())) == 3

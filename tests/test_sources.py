@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from fmtc import CorruptFile, MissingPackage, RefusedInput, UnusableModel
-from fmtc.runtime.checkpoint import Checkpoint, write_checkpoint
+from fmtc.runtime.checkpoint import Checkpoint
+from fmtc.runtime.checkpoint_writer import write_checkpoint
 from fmtc.runtime.compare import compare_formats
 from fmtc.runtime.sources import ModelSource, is_linear_weight, open_source
 from safetensors.torch import save_file
@@ -106,13 +107,13 @@ def test_a_truncated_gguf_file_is_refused(gguf_file: Path) -> None:
 def test_linear_weights_are_told_from_tables_heads_and_norms() -> None:
     tensor = torch.zeros(4, 4)
     for name in [*LINEAR, "transformer.h.0.attn.c_attn.weight", "blk.3.ffn_down.weight"]:
-        assert is_linear_weight(name, tensor), name
+        assert is_linear_weight(name, tensor.shape, str(tensor.dtype)), name
     for name in [*KEPT, "transformer.wte.weight", "output.weight", "token_embd.weight"]:
-        assert not is_linear_weight(name, tensor), name
+        assert not is_linear_weight(name, tensor.shape, str(tensor.dtype)), name
     name = next(iter(LINEAR))
-    assert not is_linear_weight(name, torch.zeros(4))
-    assert not is_linear_weight(name, torch.zeros(4, 4, dtype=torch.int8))
-    assert not is_linear_weight(name.replace("weight", "scales"), tensor)
+    assert not is_linear_weight(name, (4,), "float32")
+    assert not is_linear_weight(name, (4, 4), "int8")
+    assert not is_linear_weight(name.replace("weight", "scales"), (4, 4), "float32")
 
 
 def test_a_model_without_linear_weights_is_refused(tmp_path: Path) -> None:
@@ -234,6 +235,6 @@ def test_formats_are_compared_on_a_models_linear_weights(model: Path) -> None:
 
 def test_a_source_of_ones_own_can_be_quantized(tmp_path: Path) -> None:
     tensors = weights(torch.float32)
-    source = ModelSource(Path("in memory"), tuple(tensors), tensors.__getitem__)
+    source = ModelSource.of_tensors(Path("in memory"), tensors)
     made = write_checkpoint(source, fmtc.load("nf4"), tmp_path / "out")
     assert set(made.quantized_names) == set(LINEAR)

@@ -1,0 +1,1 @@
+"""Grids for real weights: samples, learning, the search for pairs, and metrics."""
