@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..codegen.c import emit_target, symbol
+from ..codegen.c import emit_target
+from ..codegen.c.structure import VALUES, nameless, take_apart
 from ..compiler.format import Format, Stream
 from ..compiler.kernel import kernel_format
 from ..compiler.reference import TensorLevel
@@ -17,7 +18,7 @@ from ..compiler.thresholds import scale_thresholds
 from ..compiler.view import view_of
 from .arguments import Blocks, address, given_arguments, stream_arguments
 from .backend import F32, U8
-from .compile_cache import function_of, load_library
+from .compile_cache import function_of, load_apart
 from .cpu import fastest_target, target_of
 from .memory import aligned_empty
 from .native.blocks import NativeBlockWork
@@ -70,8 +71,10 @@ class CBackend:
         self.blocks = NativeBlockWork(self._threads)
         self._inner: dict[Format, CBackend] = {}
         self.target = fastest_target() if target is None else target_of(target)
-        library = load_library(emit_target(fmt, self.target), native=False)
-        prefix = f"{symbol(fmt)}_{self.target.name}"
+        plain = nameless(fmt)
+        apart = take_apart(plain, emit_target(plain, self.target))
+        library = load_apart(apart.shared, {VALUES: apart.values})
+        prefix = f"{apart.symbol}_{self.target.name}"
         stream = [_POINTER, _SIZE]
         given = [_POINTER, _POINTER, _POINTER, _SIZE]
         out = [_POINTER, _SIZE, _INT]

@@ -83,6 +83,54 @@ def compile_library(
     raise BackendUnavailable(f"'{shlex.join(compiler)}' cannot build the C back end: {complaint}")
 
 
+def compile_apart(shared: Mapping[str, str], own: Mapping[str, str]) -> Path:
+    """The shared library of C files of which many libraries share the most, for any processor.
+
+    Args:
+        shared: file name -> text; every ``.c`` file is compiled once for all libraries.
+        own: files of this library, compiled with it; they may include headers of ``shared``.
+
+    Raises:
+        BackendUnavailable: see ``compile_library``.
+    """
+    compiler = find_compiler()
+    library = cache_directory() / f"{_key({**shared, **own}, compiler, BASE_FLAGS)}.so"
+    if library.is_file():
+        return library
+    headers = {name: text for name, text in shared.items() if not name.endswith(".c")}
+    for again in (False, True):
+        objects = [
+            _object_of({**headers, name: text}, compiler, again)
+            for name, text in shared.items()
+            if name.endswith(".c")
+        ]
+        # An object that was cut short on disk does not link: then it is made again.
+        complaint = _build({**headers, **own}, compiler, BASE_FLAGS, library, objects)
+        if not complaint:
+            return library
+    raise BackendUnavailable(f"'{shlex.join(compiler)}' cannot build the C back end: {complaint}")
+
+
+def _object_of(files: Mapping[str, str], compiler: tuple[str, ...], again: bool) -> Path:
+    """One compiled C file, from the cache unless it is to be made ``again``."""
+    path = cache_directory() / f"{_key(files, compiler, BASE_FLAGS)}.o"
+    if again or not path.is_file():
+        complaint = _build(files, compiler, (*BASE_FLAGS, "-c"), path)
+        if complaint:
+            name = shlex.join(compiler)
+            raise BackendUnavailable(f"'{name}' cannot build the C back end: {complaint}")
+    return path
+
+
+def load_apart(shared: Mapping[str, str], own: Mapping[str, str]) -> ctypes.CDLL:
+    """The loaded library of ``compile_apart``; one that cannot be loaded is built again.
+
+    Raises:
+        BackendUnavailable: it cannot be built, or what was built cannot be loaded.
+    """
+    return _loaded(lambda: compile_apart(shared, own))
+
+
 def load_library(
     files: Mapping[str, str], *, native: bool = True, extra_flags: tuple[str, ...] = ()
 ) -> ctypes.CDLL:
@@ -96,14 +144,17 @@ def load_library(
     Raises:
         BackendUnavailable: it cannot be built, or what was built cannot be loaded.
     """
-    path = compile_library(files, native=native, extra_flags=extra_flags)
+    return _loaded(lambda: compile_library(files, native=native, extra_flags=extra_flags))
+
+
+def _loaded(build: Callable[[], Path]) -> ctypes.CDLL:
+    path = build()
     try:
         return ctypes.CDLL(str(path))
     except OSError:
         path.unlink(missing_ok=True)
-    path = compile_library(files, native=native, extra_flags=extra_flags)
     try:
-        return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(build()))
     except OSError as error:
         raise BackendUnavailable(f"the built library cannot be loaded: {error}") from error
 
@@ -119,7 +170,11 @@ def function_of(
 
 
 def _build(
-    files: Mapping[str, str], compiler: tuple[str, ...], flags: tuple[str, ...], library: Path
+    files: Mapping[str, str],
+    compiler: tuple[str, ...],
+    flags: tuple[str, ...],
+    library: Path,
+    objects: Sequence[Path] = (),
 ) -> str:
     """Compile in a temporary directory and move the result in place; the complaint, or ''."""
     try:
@@ -128,6 +183,7 @@ def _build(
             for name, text in files.items():
                 (Path(scratch) / name).write_text(text, encoding="utf-8")
             sources = [name for name in files if name.endswith(".c")]
+            sources += [str(path.resolve()) for path in objects]
             complaint = _run([*compiler, *flags, "-o", "library.so", *sources], scratch)
             built = Path(scratch) / "library.so"
             if not complaint and not built.is_file():

@@ -145,7 +145,7 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 def entry_bound(name: str, fmt: Format, streams: Mapping[str, tuple[int, ...]]) -> int:
     """The most bytes that a packed tensor adds to a checkpoint, beside its streams' own.
 
-    That is its entries in the file's header and in the manifest, the .fmt text and its entry.
+    That is its entries in the file's header and in the manifest; ``text_bound`` is the text's.
 
     Args:
         name: the tensor's.
@@ -166,9 +166,13 @@ def entry_bound(name: str, fmt: Format, streams: Mapping[str, tuple[int, ...]]) 
         "streams": list(streams),
         "tensor_scale": (1 / 3).hex() + "0000",
     }
-    text = {fmt.content_hash: {"name": fmt.name, "file": text_file(fmt), "sha256": "0" * 64}}
-    said = len(lines({"tensors": {name: entry}})) + len(lines({"formats": text}))
-    return header + said + len(fmt.source.encode())
+    return header + len(lines({"tensors": {name: entry}}))
+
+
+def text_bound(fmt: Format) -> int:
+    """The bytes that a format adds to a checkpoint, once: its text, and its entry."""
+    entry = {"name": fmt.name, "file": text_file(fmt), "sha256": "0" * 64}
+    return len(lines({"formats": {fmt.content_hash: entry}})) + len(fmt.source.encode())
 
 
 def fixed_bound(plan: Mapping[str, Any], source: ModelSource) -> int:

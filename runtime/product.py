@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..codegen.c import emit_target, symbol
+from ..codegen.c import emit_target
 from ..codegen.c.products import emit_product_target
+from ..codegen.c.structure import VALUES, nameless, take_apart
 from ..codegen.c.targets import Target
 from ..compiler.engine import Engine
 from ..compiler.format import Format
@@ -33,7 +34,7 @@ from .arguments import address, given_arguments, stream_arguments
 from .arrays import from_rows, to_rows
 from .backend import F32, U8
 from .c_backend import CBackend
-from .compile_cache import function_of, load_library
+from .compile_cache import function_of, load_apart
 from .memory import aligned_empty
 from .threads import over_rows
 
@@ -188,9 +189,11 @@ class _Functions:
     """The products of one format for one target, compiled at first use."""
 
     def __init__(self, fmt: Format, target: Target) -> None:
-        files = emit_target(fmt, target) | emit_product_target(fmt, target)
-        self._library = load_library(files, native=False)
-        self._prefix = f"{symbol(fmt)}_{target.name}_"
+        plain = nameless(fmt)
+        files = emit_target(plain, target) | emit_product_target(plain, target)
+        apart = take_apart(plain, files)
+        self._library = load_apart(apart.shared, {VALUES: apart.values})
+        self._prefix = f"{apart.symbol}_{target.name}_"
 
     def __getitem__(self, name: str) -> Callable[..., None]:
         """A product by the name it has in the C, without the format's and the target's."""

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
+#: Elements that are worked on at once: they stay in a cache.
+STRIP = 1 << 16
+
 #: What a search or an allocation may be decided by.
 METRICS = ("acos", "mse", "wmse")
 
@@ -90,7 +93,7 @@ class Errors:
 
 
 def errors_of(w: F32, decoded: F32, norms: F32 | None, block: int) -> Errors:
-    """All sums of one matrix.
+    """All sums of one matrix, strip by strip: the temporaries are small, whatever the matrix.
 
     Args:
         w: float32 [rows, n].
@@ -98,29 +101,50 @@ def errors_of(w: F32, decoded: F32, norms: F32 | None, block: int) -> Errors:
         norms: float32 [n], not negative; None: all 1.
         block: elements of a block; the last of a row may be shorter.
     """
-    lost = np.square(w - decoded, dtype=np.float64).sum(axis=0)
-    energy = np.square(w, dtype=np.float64).sum(axis=0)
-    power = np.ones(w.shape[1]) if norms is None else np.square(norms, dtype=np.float64)
-    cosines = block_cosines(w, decoded, norms, block)
+    length = w.shape[1]
+    c = np.ones(length) if norms is None else norms.astype(np.float64)
+    lost, energy = np.zeros(length), np.zeros(length)
+    total, blocks = 0.0, 0
+    height = max(1, STRIP // max(1, length))
+    for top in range(0, len(w), height):
+        one, two = (x[top : top + height].astype(np.float64) for x in (w, decoded))
+        lost += np.einsum("ij,ij->j", one - two, one - two)
+        energy += np.einsum("ij,ij->j", one, one)
+        cosines = _cosines(one, two, c, block)
+        total, blocks = total + float(cosines.sum()), blocks + cosines.size
+    # np.sum, not a product of vectors, whose order of sums depends on threads.
+    power = np.square(c)
+    weighted, weighted_energy = float(np.sum(lost * power)), float(np.sum(energy * power))
     return Errors(
-        w.size,
-        float(lost.sum()),
-        float(energy.sum()),
-        float(lost @ power),
-        float(energy @ power),
-        cosines.size,
-        float(cosines.sum()),
+        w.size, float(lost.sum()), float(energy.sum()), weighted, weighted_energy, blocks, total
     )
 
 
 def block_cosines(w: F32, decoded: F32, norms: F32 | None, block: int) -> F64:
     """The cosine of every block, float64 [rows, blocks of a row]; see the module's text."""
     c = np.ones(w.shape[1]) if norms is None else norms.astype(np.float64)
-    starts = np.arange(0, w.shape[1], block)
-    both = np.add.reduceat(c * w * decoded, starts, axis=1)
-    one = np.add.reduceat(c * np.square(w, dtype=np.float64), starts, axis=1)
-    two = np.add.reduceat(c * np.square(decoded, dtype=np.float64), starts, axis=1)
-    size = np.sqrt(one * two)
+    return _cosines(w.astype(np.float64), decoded.astype(np.float64), c, block)
+
+
+def _cosines(one: F64, two: F64, c: F64, block: int) -> F64:
+    """Of whole blocks, and of the shorter last one of every row."""
+    rows, length = one.shape
+    whole = length - length % block
+    runs = ((0, whole, block), (whole, length, length - whole))
+    parts = [
+        _aligned(*(x[:, a:b].reshape(rows, -1, size) for x in (one, two, one * c, two * c)))
+        for a, b, size in runs
+        if a < b
+    ]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0))
+
+
+def _aligned(one: F64, two: F64, counted: F64, other: F64) -> F64:
+    """Cosines of [rows, blocks, g]; ``counted`` and ``other`` are the two times c."""
+    both, first, second = (
+        np.einsum("ijk,ijk->ij", a, b) for a, b in ((counted, two), (counted, one), (other, two))
+    )
+    size = np.sqrt(first * second)
     cosines: F64 = np.divide(both, size, out=np.zeros_like(size), where=size > 0)
-    cosines[(one == 0) & (two == 0)] = 1.0
+    cosines[(first == 0) & (second == 0)] = 1.0
     return cosines
