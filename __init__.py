@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from .runtime.checkpoint_writer import write_checkpoint
     from .runtime.errors import CorruptFile, MissingPackage, RefusedInput, UnusableModel
     from .runtime.format import Format, load
+    from .runtime.judge import judge
+    from .runtime.models.loading import load_model
     from .runtime.prove import prove
     from .runtime.quantized import QuantizedTensor
+    from .runtime.runs.recipe import Recipe
+    from .runtime.runs.run import quantize_model
 
 _HOMES = {
     "BackendUnavailable": ".runtime.backend",
@@ -41,9 +45,13 @@ _HOMES = {
     "MissingPackage": ".runtime.errors",
     "RefusedInput": ".runtime.errors",
     "UnusableModel": ".runtime.errors",
+    "Recipe": ".runtime.runs.recipe",
+    "judge": ".runtime.judge",
     "load": ".runtime.format",
+    "load_model": ".runtime.models.loading",
     "names": ".formats",
     "prove": ".runtime.prove",
+    "quantize_model": ".runtime.runs.run",
     "read_checkpoint": ".runtime.checkpoint",
     "write_checkpoint": ".runtime.checkpoint_writer",
 }
@@ -56,15 +64,19 @@ __all__ = [
     "MissingPackage",
     "NoBlockProduct",
     "QuantizedTensor",
+    "Recipe",
     "RefusedInput",
     "UnknownFormat",
     "UnusableModel",
     "__version__",
     "block_product",
     "compile_text",
+    "judge",
     "load",
+    "load_model",
     "names",
     "prove",
+    "quantize_model",
     "read_checkpoint",
     "write_checkpoint",
 ]

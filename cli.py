@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._calibrate import calibrate
 from ._cost import cost
+from ._export import convert, export, rotate
+from ._judge import compare, judge, report
+from ._learn import learn
+from ._quantize import quantize
 from ._version import __version__
 from .cli_errors import analyze, expect, json_option, prove
 
@@ -318,63 +323,11 @@ def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_jso
     ctx.exit(1 if failed else 0)
 
 
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-f", "--format", "format_name", required=True, metavar="FORMAT")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="OUT")
-@click.option("--backend", default="auto", show_default=True, type=click.Choice(BACKENDS))
-@json_option
-def quantize(model: Path, format_name: str, out: Path, backend: str, as_json: bool) -> None:
-    """Quantize the linear weights of MODEL into the checkpoint folder OUT.
-
-    MODEL is a Hugging Face folder with safetensors, a .safetensors file or a .gguf file.
-    """
-    from . import _console
-    from .runtime.checkpoint_writer import write_checkpoint
-    from .runtime.manifest import MANIFEST
-    from .runtime.sources import open_source
-
-    value = _load(format_name)
-    empty = out.is_dir() and not any(out.iterdir())
-    if out.exists() and not empty and not (out / MANIFEST).is_file():
-        raise click.BadParameter(f"'{out}' exists and is no fmtc checkpoint", param_hint="-o")
-    if model.exists() and out.resolve() == model.resolve():
-        raise click.BadParameter("OUT is the model itself", param_hint="-o")
-    source = open_source(model)
-    with _console.steps() as step:
-        checkpoint = write_checkpoint(source, value, out, backend=backend, progress=step)
-        totals = checkpoint.totals(source, step)
-    _console.table(
-        [
-            {
-                "format": value.name,
-                "tensors": len(checkpoint.quantized_names),
-                "weights": totals.weights,
-                "bpw": totals.bpw,
-                "NMSE": totals.nmse,
-                "out": str(out),
-            }
-        ],
-        as_json=as_json,
-    )
-
-
-@cli.command()
-@click.argument("format_names", nargs=-1, required=True, metavar="FORMAT...")
-@click.option("--on", "data", default="gaussian", show_default=True, metavar="gaussian|MODEL")
-@json_option
-def compare(format_names: tuple[str, ...], data: str, as_json: bool) -> None:
-    """Compare formats by bits per weight and error on Gaussian data or a model's weights."""
-    from . import _console
-    from .runtime.compare import compare_formats
-
-    values = [_load(name) for name in format_names]
-    with _console.steps() as step:
-        rows = compare_formats(values, data, progress=step)
-    _console.table(rows, as_json=as_json)
-
-
-for command in (prove, expect, analyze, cost):
+for command in (
+    *(prove, expect, analyze, cost),
+    *(learn, calibrate, quantize, judge, compare, report),
+    *(rotate, convert, export),
+):
     cli.add_command(command)
 
 

@@ -301,18 +301,29 @@ def _codebook(atom: Atom, host: str, report: Report) -> tuple[Fraction | None, .
     return None if any(value is None for value in hosted) else tuple(hosted)
 
 
+#: What lists of values mean, by their text: a closed form takes a while, and many formats have it.
+_evaluated: dict[tuple[str, ...], tuple[tuple[Fraction, ...], ...]] = {}
+_MOST_EVALUATED = 256
+
+
 def _listed(atom: Atom, report: Report) -> list[tuple[Span, Fraction]] | None:
     """The values of a codebook's list, closed forms written out, each with its place."""
-    forms = ClosedForms()
-    numbers: list[tuple[Span, Fraction]] = []
-    sound = True
-    for expr in atom.values or ():
-        try:
-            numbers += [(expr.span, value) for value in forms.values(expr)]
-        except EvaluationError as error:
-            sound = False
-            report.add(error.code, error.message, error.span, hint=error.hint)
-    return numbers if sound else None
+    written = atom.values or ()
+    text = tuple(print_expr(expr) for expr in written)
+    if text not in _evaluated:
+        forms, found = ClosedForms(), []
+        for expr in written:
+            try:
+                found.append(tuple(forms.values(expr)))
+            except EvaluationError as error:
+                report.add(error.code, error.message, error.span, hint=error.hint)
+        if len(found) < len(written):
+            return None
+        if len(_evaluated) >= _MOST_EVALUATED:
+            _evaluated.clear()
+        _evaluated[text] = tuple(found)
+    lists = zip(written, _evaluated[text], strict=True)
+    return [(expr.span, value) for expr, values in lists for value in values]
 
 
 def _to_host(span: Span, value: Fraction, host: str, report: Report) -> Fraction | None:

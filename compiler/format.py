@@ -240,7 +240,8 @@ class Policies:
     negative_zero: str = "keep"
     #: Of a rounded quotient y: RNE32(y + offset) is truncated (llama.cpp); None: y is rounded.
     offset: Fraction | None = None
-    #: What a choice between grids or scales sums: ``squared`` or ``weighted`` squared error.
+    #: What a choice between grids or scales makes least: ``squared`` or ``weighted`` squared error,
+    #: or what the ``cosine`` lacks to 1.
     error: str = "squared"
 
 

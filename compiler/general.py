@@ -220,13 +220,43 @@ def _error(
     engine: Engine,
     weights: F32 | None,
 ) -> F64:
-    """The (weighted) squared error of every block: piece by piece, in element order, binary64."""
+    """What every block errs by, as ``error`` says: sums in element order, in binary64."""
     codes = _codes(fmt, x, arrangement, blocks, engine)
     decoded = engine.decode_given(codes, *_given(fmt, arrangement, blocks), x.shape[1])
-    counted = weights if fmt.policies.error == "weighted" else None
-    pieces = engine.blocks.errors(x, decoded, counted, arrangement.unit)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(arrangement.reduce(np.add, pieces), np.float64)
+    counted = None if fmt.policies.error == "squared" else weights
+
+    def squares(one: F32, other: F32 | None) -> F64:
+        pieces = engine.blocks.errors(one, other, counted, arrangement.unit)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(arrangement.reduce(np.add, pieces), np.float64)
+
+    error = squares(x, decoded)
+    if fmt.policies.error == "cosine":
+        return cosine_gaps(error, squares(x, None), squares(decoded, None))
+    return error
+
+
+def cosine_gaps(error: F64, energy: F64, decoded: F64) -> F64:
+    """What the cosine of two vectors lacks to 1, without cancellation.
+
+    With X and Y their lengths and E the square of their difference it is
+    (E - (X - Y)^2) / 2XY, where X - Y = (X^2 - Y^2) / (X + Y): 0 where both are zero, 1 where one
+    is, infinite where the second is not finite.
+
+    Args:
+        error: E, float64 of any shape.
+        energy: X^2, float64 of that shape.
+        decoded: Y^2, float64 of that shape.
+
+    Returns:
+        float64 of that shape.
+    """
+    one, two = np.sqrt(energy), np.sqrt(decoded)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        apart = (energy - decoded) / (one + two)
+        gaps = (error - apart * apart) / (2 * one * two)
+    gaps = np.where((energy == 0) | (decoded == 0), np.where(energy == decoded, 0.0, 1.0), gaps)
+    return np.where(np.isfinite(decoded), gaps, np.inf)
 
 
 def _codes(fmt: Format, x: F32, arrangement: Arrangement, blocks: _Blocks, engine: Engine) -> U8:

@@ -42,7 +42,8 @@ def encode(
         level: the tensor's second level, from ``reference.calibrate``.
         engine: does the elements, for ``kernel_format(fmt)``; None: the reference.
         weights: float32 [n], not negative: how much the squared error of each column counts
-            under ``error weighted`` and in ``side wr``; None: all 1.
+            under ``error weighted``, its product under ``error cosine``, and its error in
+            ``side wr``; None: all 1.
 
     Returns:
         Stream name -> uint8 [stream rows, bytes]; see ``streams.stream_shapes``.

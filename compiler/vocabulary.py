@@ -76,9 +76,9 @@ FORMAT_KNOBS = _table(
     ),
     Knob(
         "error",
-        "what a choice between grids or scales sums: squared errors, or the same weighted "
-        "element by element",
-        ("squared", "weighted"),
+        "what a choice between grids or scales makes least: squared errors, the same weighted "
+        "element by element, or what the weighted cosine lacks to 1",
+        ("squared", "weighted", "cosine"),
         default="squared",
     ),
     Knob("use", "when to use the format, in a line", text=True),

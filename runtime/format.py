@@ -37,7 +37,9 @@ class Format(compiled.Format):
             backend: ``auto`` (the fastest that is there), ``c``, ``triton`` or ``reference``;
                 all give the same bytes.
             weights: one number for each element of the last axis, not negative: how much its
-                squared error counts under ``error weighted`` and for the residuals of ``side wr``.
+                squared error counts under ``error weighted`` (for the squared error of outputs:
+                the mean square of its inputs), its product under ``error cosine`` (for SOP's
+                ACos: the root of that), and its error for the residuals of ``side wr``.
 
         Raises:
             TypeError: ``x`` is not a floating-point array.

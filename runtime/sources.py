@@ -225,7 +225,7 @@ def _safetensors(path: Path, files: list[Path], companions: tuple[Path, ...] = (
     tensors: dict[str, Stored] = {}
     for file in files:
         try:
-            handle = safe_open(file, framework="pt")
+            handle: Any = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CorruptFile(f"'{file}' is no whole safetensors file: {error}") from error
         for name in list(handle.keys()):

@@ -156,7 +156,7 @@ COMPARED = {"format", "bpw", "MSE", "NMSE", "SQNR dB"}
 
 
 def test_compare_on_gaussian_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmtc.runtime import compare
+    from fmtc.runtime.judge import compare
 
     monkeypatch.setattr(compare, "GAUSSIAN_SHAPE", (32, 4096))
     result = run("compare", "nf4", "po2_nf4", "--json")

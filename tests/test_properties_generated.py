@@ -153,6 +153,7 @@ def test_no_property_is_empty_and_no_part_of_the_language_left_out() -> None:
         *("point", "minimum", "stored", "wanted", "targets", "search", "signs both"),
         *("1 grids", "2 grids", "scale.meta", "field", "codebook", "int", "high_first"),
         *("even", "up", "down", "fp32_quotient", "fp32_reciprocal", "offset", "weighted"),
+        "cosine",
     }
     assert [name for name, cases in about.items() if not cases] == []
 

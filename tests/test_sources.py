@@ -13,7 +13,7 @@ import torch
 from fmtc import CorruptFile, MissingPackage, RefusedInput, UnusableModel
 from fmtc.runtime.checkpoint import Checkpoint
 from fmtc.runtime.checkpoint_writer import write_checkpoint
-from fmtc.runtime.compare import compare_formats
+from fmtc.runtime.judge.compare import compare_formats
 from fmtc.runtime.sources import ModelSource, is_linear_weight, open_source
 from safetensors.torch import save_file
 

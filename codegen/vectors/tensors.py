@@ -57,7 +57,7 @@ def tensors(fmt: Format) -> Iterator[Tensor]:
         return
     yield Tensor("small", (gaussian * np.float32(2.0**-12)).astype(np.float32))
     yield Tensor("large", (gaussian * np.float32(2.0**12)).astype(np.float32))
-    if fmt.policies.error == "weighted" or any(side.kind == "wr" for side in fmt.sides):
+    if fmt.policies.error != "squared" or any(side.kind == "wr" for side in fmt.sides):
         weights = np.abs(draws.gaussian(1, length))[0]
         yield Tensor("weighted", gaussian, weights)
     skewed = np.abs(gaussian) + np.float32(0.25)

@@ -51,7 +51,7 @@ def why_not(fmt: Format) -> str:
     reasons = {
         "side streams are made on the host": bool(fmt.sides),
         "errors of blocks of several pieces are summed on the host": bool(several) and whole,
-        "weighted errors are summed on the host": fmt.policies.error == "weighted",
+        "weighted errors and cosines are summed on the host": fmt.policies.error != "squared",
         "a second level for every row is worked out on the host": scale.tensor == "rows",
         "the mean of scales is taken on the host": centered,
         "scales in records are stored on the host": any(one.record for one in inner),

@@ -198,7 +198,6 @@ class _Check:
         notes.append(proof.counterexample() or proof.detail)
         return Outcome(mutation, SURVIVED, "; ".join(notes))
 
-
     def _claims(self, module: Module) -> Iterator[Claim]:
         """The claims about a module, and then those about modules that instantiate it."""
         users = [m for m in modules_of(self.design) if module.name in {u.name for u in m.uses}]

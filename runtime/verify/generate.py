@@ -319,6 +319,8 @@ def _policies(draw: st.DrawFn, consecutive: bool, nan: bool, kind: str) -> list[
         return "" if said == values[0] else f"{key} {said}"
 
     compare = policy("compare", "exact", "fp32_quotient", "fp32_reciprocal")
+    tries = kind in ("tried", "zero", "stored")
+    error = policy("error", "squared", "weighted", "cosine") if tries else ""
     offset = ""
     if compare and consecutive and draw(st.integers(0, 2)) == 2:
         offset = f"offset {draw(st.sampled_from(['0.5', '8.5', '1', '3.25', '-2.5']))}"
@@ -326,7 +328,7 @@ def _policies(draw: st.DrawFn, consecutive: bool, nan: bool, kind: str) -> list[
         policy("tie", "even", "down", "up", "toward_zero", "away"),
         compare,
         offset,
-        policy("error", "squared", "weighted") if kind in ("tried", "zero", "stored") else "",
+        error,
         policy("negative_zero", "keep", "drop"),
         policy("pack", "low_first", "high_first"),
         policy("nan", "error", "zero", *(["propagate"] if nan and kind != "side" else [])),

@@ -69,7 +69,7 @@ def nearest_by_exact_rationals(case: Case) -> bool:
     So every element takes the nearest value, and of all that is tried the least error wins.
     """
     level = calibrate(case.fmt, case.x)
-    weighted = case.fmt.policies.error == "weighted" or bool(case.fmt.sides)
+    weighted = case.fmt.policies.error != "squared" or bool(case.fmt.sides)
     given = case.weights if weighted else None
     return compare_with_oracle(case.fmt, case.backend, case.x, level, given) > 0
 

@@ -25,6 +25,8 @@ from .scales import (
 #: Two trials whose squared errors differ by less than this, relatively, are both right: errors
 #: are summed in binary64 where they are decided, and exactly here.
 SAME_ERROR = Fraction(1, 10**6)
+#: So are two whose cosines do by this: what they lack to 1 may be nothing.
+SAME_COSINE = Fraction(1, 10**12)
 
 _HUGE = Fraction(2) ** 600
 
@@ -42,7 +44,8 @@ class Trial:
             stored in a format of their own.
         zero: the zero point or minimum that elements are tried under.
         codes, decoded: of the elements, in order.
-        error: the sum of (weighted) squared errors.
+        error: the sum of (weighted) squared errors; under ``error cosine`` 1 - cos * |cos|.
+        doubt: how much more may be as little, beside ``SAME_ERROR``.
     """
 
     select: int
@@ -53,6 +56,7 @@ class Trial:
     codes: tuple[int, ...]
     decoded: tuple[float, ...]
     error: Fraction
+    doubt: Fraction = Fraction(0)
 
     @property
     def stored(self) -> tuple[int, int | None, int | None, tuple[int, ...]]:
@@ -95,7 +99,7 @@ def block_trials(
 def near_best(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that may win: the first of the least error, and those hardly worse."""
     best = min(trials, key=lambda trial: trial.error)
-    near = [t for t in trials if t.error <= best.error * (1 + SAME_ERROR)]
+    near = [t for t in trials if t.error <= best.error * (1 + SAME_ERROR) + t.doubt]
     return [best, *(trial for trial in near if trial is not best)]
 
 
@@ -155,8 +159,10 @@ def _trial(
     usable = scale if math.isfinite(scale) else 0.0
     codes = tuple(code_of(fmt, index, x, usable, zero) for x in block)
     decoded = tuple(value_of(fmt, index, code, scale, zero) for code in codes)
-    error = _error(block, decoded, weights if fmt.policies.error == "weighted" else None)
-    return Trial(index, word, scale, zero_word, zero, codes, decoded, error)
+    by = fmt.policies.error
+    error = _error(block, decoded, None if by == "squared" else weights, by == "cosine")
+    doubt = SAME_COSINE if by == "cosine" else Fraction(0)
+    return Trial(index, word, scale, zero_word, zero, codes, decoded, error, doubt)
 
 
 def _zero(fmt: Format, index: int, scale: float, low: float) -> tuple[int | None, float]:
@@ -180,15 +186,28 @@ def _zero(fmt: Format, index: int, scale: float, low: float) -> tuple[int | None
 
 
 def _error(
-    block: Sequence[float], decoded: Sequence[float], weights: Sequence[float] | None
+    block: Sequence[float],
+    decoded: Sequence[float],
+    weights: Sequence[float] | None,
+    cosine: bool,
 ) -> Fraction:
     if not all(map(math.isfinite, decoded)):
         return _HUGE
-    total = Fraction(0)
-    for i, (x, y) in enumerate(zip(block, decoded, strict=True)):
-        square = (Fraction(x) - Fraction(y)) ** 2
-        total += square * Fraction(weights[i]) if weights is not None else square
-    return total
+    w = [Fraction(1)] * len(block) if weights is None else [Fraction(v) for v in weights]
+    x, y = [Fraction(v) for v in block], [Fraction(v) for v in decoded]
+    if not cosine:
+        return _inner(w, [a - b for a, b in zip(x, y, strict=True)])
+    lengths = _inner(w, x), _inner(w, y)
+    if not all(lengths):
+        return Fraction(any(lengths))
+    # The square of the cosine with its sign orders like the cosine, and is rational.
+    both = sum((a * b * c for a, b, c in zip(w, x, y, strict=True)), Fraction(0))
+    return 1 - both * abs(both) / (lengths[0] * lengths[1])
+
+
+def _inner(weights: Sequence[Fraction], x: Sequence[Fraction]) -> Fraction:
+    """The weighted sum of squares."""
+    return sum((w * a * a for w, a in zip(weights, x, strict=True)), Fraction(0))
 
 
 def _broken(fmt: Format, count: int) -> Trial:
