@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import _console, codegen
+from . import codegen
 from ._version import __version__
+from .cli import console
 from .runtime.atomic import write_atomically
 from .runtime.backend import BackendUnavailable
 from .runtime.checkpoint import Checkpoint
@@ -99,7 +100,7 @@ def run(folder: Path) -> None:
         f"\n{path.stem}: {weights:,} linear weights, perplexity over {len(tokens):,} tokens of "
         "the King James Bible"
     )
-    _console.table(table)
+    console.table(table)
     write_atomically(folder / "results.json", json.dumps(table, indent=1).encode())
     _build(folder / f"{HARDWARE_FORMAT}-build", load(HARDWARE_FORMAT))
 
@@ -219,7 +220,7 @@ def _stage(what: str) -> Iterator[None]:
 def _bar(what: str) -> Iterator[Any]:
     """A progress bar on a terminal, and one line when the work is done."""
     start = time.perf_counter()
-    with _console.steps() as step:
+    with console.steps() as step:
         yield lambda _, done, total: step(what, done, total)
     click.echo(f"{what} {time.perf_counter() - start:.1f} s")
 

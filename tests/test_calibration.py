@@ -19,7 +19,7 @@ from calibration_tools import (
 )
 from click.testing import CliRunner
 from fmtc import CorruptFile, RefusedInput, UnusableModel
-from fmtc._calibrate import calibrate as command
+from fmtc.cli.calibrate import calibrate as command
 from fmtc.runtime.calibration import Calibration, calibrate, text_hash
 from fmtc.runtime.calibration.windows import windows_of
 from fmtc.runtime.sources import open_source

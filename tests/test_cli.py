@@ -36,8 +36,9 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_the_commands_are_those_of_the_documentation() -> None:
     assert sorted(cli.commands) == [
-        "analyze", "build", "check", "compare", "cost", "expect", "fmt", "list", "new", "prove",
-        "quantize", "show", "vectors", "verify",
+        "analyze", "build", "calibrate", "check", "compare", "convert", "cost", "expect", "export",
+        "fmt", "judge", "learn", "list", "new", "prove", "quantize", "report", "rotate", "show",
+        "vectors", "verify",
     ]  # fmt: skip
 
 

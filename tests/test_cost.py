@@ -10,8 +10,8 @@ import cells
 import click
 import pytest
 from click.testing import CliRunner, Result
-from fmtc._console import user_errors
-from fmtc._cost import cost, pareto
+from fmtc.cli.console import user_errors
+from fmtc.cli.cost import cost, pareto
 from fmtc.formats import compile_text, load
 from fmtc.runtime.backend import BackendUnavailable
 from fmtc.runtime.rtl import activity, analytic, baselines, hosts, liberty, tools

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from fmtc import _console
-from fmtc._learn import learn
+from fmtc.cli import console
+from fmtc.cli.learn import learn
 from fmtc.dsl.parser import parse
 from fmtc.dsl.printer import print_file
 from fmtc.runtime.calibration import Calibration
@@ -43,7 +43,7 @@ program.add_command(learn)
 
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(program, ["learn", *map(str, arguments)])
-    if isinstance(result.exception, _console.user_errors()):
+    if isinstance(result.exception, console.user_errors()):
         result.exit_code = 2
     return result
 

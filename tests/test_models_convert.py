@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fmtc import CorruptFile, UnusableModel
-from fmtc._export import convert, export, rotate
+from fmtc.cli.export import convert, export, rotate
 from fmtc.runtime.checkpoint_writer import write_checkpoint
 from fmtc.runtime.export import export as write
 from fmtc.runtime.format import load

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 from commands import run
-from fmtc import _quantize
 from fmtc.cli import cli
 from fmtc.runtime.runs import run as runs
 from fmtc.runtime.runs.progress import Status
 from run_tools import UNITS, digest, write_model
 from run_tools import run as run_here
 
+#: The package has a command of the module's name.
+quantize = importlib.import_module("fmtc.cli.quantize")
+
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(cli.commands, "quantize", _quantize.quantize)
+def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.safetensors")
 
 
@@ -110,9 +112,9 @@ def test_a_run_that_cannot_go_on_is_a_failure_and_no_traceback(
 def test_the_help_has_its_options_under_headings(model: Path) -> None:
     assert model.exists()
     text = run("quantize", "--help").stdout
-    places = [text.index(f"\n{heading}:") for heading in _quantize._HEADINGS]
+    places = [text.index(f"\n{heading}:") for heading in quantize._HEADINGS]
     assert places == sorted(places)
-    for option in _quantize.quantize.params:
+    for option in cli.commands["quantize"].params:
         assert max(option.opts, key=len) in text or option.name == "model"
     assert "    fmtc quantize MODEL -o OUT --bpw 4.7 " in text
 
@@ -122,7 +124,7 @@ def test_a_terminal_sees_a_bar_with_an_estimate(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
-    with _quantize._shown(tmp_path / "out") as (show, notice):
+    with quantize._shown(tmp_path / "out") as (show, notice):
         show(Status("profile", "", 0.0, None))
         show(Status("profile", "layers.0", 0.25, 200.0))
         notice("a thing to know")
@@ -137,4 +139,4 @@ def test_a_terminal_sees_a_bar_with_an_estimate(
     [(0.04, "0.0 s"), (42.4, "42 s"), (200, "3 min 20 s"), (7380, "2 h 03 min")],
 )
 def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
-    assert _quantize._span(seconds) == text
+    assert quantize._span(seconds) == text

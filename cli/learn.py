@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .runtime.grids.learn import Learned, Placed
-    from .runtime.grids.learned_file import Given
-    from .runtime.grids.samples import Samples
-    from .runtime.sources import ModelSource
+    from ..runtime.grids.learn import Learned, Placed
+    from ..runtime.grids.learned_file import Given
+    from ..runtime.grids.samples import Samples
+    from ..runtime.sources import ModelSource
 
 #: Family -> what it is, its host where none is named, and what its grids are called.
 _FAMILIES = {
@@ -134,9 +134,9 @@ def learn(
 
     The file says how its values were learned; `fmtc learn --check FILE.fmt MODEL` does it again.
     """
-    from . import _console
-    from .runtime.atomic import write_atomically
-    from .runtime.sources import open_source
+    from ..runtime.atomic import write_atomically
+    from ..runtime.sources import open_source
+    from . import console
 
     if power is not None and calibration is None and check is None:
         raise click.UsageError("--power is of the channel norms: give --weights")
@@ -148,15 +148,15 @@ def learn(
     request = _request(words, out, norms, power, options)
     assert out is not None
     source = open_source(words[1])
-    with _console.progress("learning", None) as step:
+    with console.progress("learning", None) as step:
         outcome = _learned(source, request, step)
     text = _text(outcome, request, out, source, word)
     write_atomically(out, text.encode())
     if as_json:
-        _console.json_out({"out": str(out), "data": outcome.samples.digest, "grids": outcome.rows})
+        console.json_out({"out": str(out), "data": outcome.samples.digest, "grids": outcome.rows})
     else:
         shown = [{**row, "MSE": f"{row['MSE']:.4e}"} for row in outcome.rows]
-        _console.table(shown)
+        console.table(shown)
         click.echo(f"{out}: learned from {len(outcome.samples.x):,} blocks")
 
 
@@ -167,7 +167,7 @@ def _request(
     power: str | None,
     options: dict[str, Any],
 ) -> Request:
-    from .runtime.grids.learn import LIMIT
+    from ..runtime.grids.learn import LIMIT
 
     if len(words) != 2 or words[0] not in _FAMILIES:
         raise click.UsageError(
@@ -204,7 +204,7 @@ def _number(text: str) -> Fraction:
 
 
 def _norms(calibration: Path) -> Mapping[str, Any]:
-    from .runtime.calibration import Calibration
+    from ..runtime.calibration import Calibration
 
     norms: Mapping[str, Any] = Calibration.load(calibration).norms
     return norms
@@ -214,9 +214,9 @@ def _norms(calibration: Path) -> Mapping[str, Any]:
 
 
 def _learned(source: ModelSource, request: Request, step: Any) -> Outcome:
-    from .compiler.learn import RecipeError
-    from .runtime.errors import RefusedInput
-    from .runtime.grids.learn import (
+    from ..compiler.learn import RecipeError
+    from ..runtime.errors import RefusedInput
+    from ..runtime.grids.learn import (
         Placed,
         gaussian_twin,
         learn_grids,
@@ -225,7 +225,7 @@ def _learned(source: ModelSource, request: Request, step: Any) -> Outcome:
         sample_model,
         usual_times,
     )
-    from .runtime.grids.learned_file import given_grid
+    from ..runtime.grids.learned_file import given_grid
 
     given = None if request.beside is None else given_grid(request.beside)
     levels = 16 if given is None else 1 << given.bits
@@ -295,8 +295,8 @@ def _origin(request: Request) -> dict[str, str]:
 
 def _shipped_case(request: Request) -> list[tuple[str, list[Placed]]]:
     """The grids for random blocks that are shipped, where there are such."""
-    from . import formats
-    from .runtime.grids.learn import Placed
+    from .. import formats
+    from ..runtime.grids.learn import Placed
 
     name = _SHIPPED.get((request.family, request.beside))
     if name is None:
@@ -313,7 +313,7 @@ def _shipped_case(request: Request) -> list[tuple[str, list[Placed]]]:
 def _text(
     outcome: Outcome, request: Request, out: Path, source: ModelSource, word: str | None
 ) -> str:
-    from .runtime.grids.learned_file import file_name, learned_text
+    from ..runtime.grids.learned_file import file_name, learned_text
 
     name = file_name(out)
     grids = outcome.grids
@@ -336,13 +336,13 @@ def _text(
 def _check(
     path: Path, source: ModelSource, norms: Mapping[str, Any] | None, *, as_json: bool
 ) -> bool:
-    from . import _console
-    from .compiler.exact import show_number
-    from .runtime.errors import RefusedInput
-    from .runtime.grids.learn import LIMIT, part_of, sample_model
-    from .runtime.grids.learned_file import rerun
+    from ..compiler.exact import show_number
+    from ..runtime.errors import RefusedInput
+    from ..runtime.grids.learn import LIMIT, part_of, sample_model
+    from ..runtime.grids.learned_file import rerun
+    from . import console
 
-    with _console.progress("learning again", None) as step:
+    with console.progress("learning again", None) as step:
         drawn: dict[tuple[str, ...], Samples] = {}
 
         def sampled(recipe: Mapping[str, str]) -> Samples:
@@ -372,7 +372,7 @@ def _check(
         wrong = [f"{show_number(a)} is {show_number(b)}" for a, b in pairs if a != b]
         row["first difference"] = wrong[0] if wrong else ""
     if as_json:
-        _console.json_out(rows)
+        console.json_out(rows)
     else:
-        _console.table(rows)
+        console.table(rows)
     return all(each.same for each in found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .compiler.expected.gain import Gain
+    from ..compiler.expected.gain import Gain
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -34,10 +34,11 @@ def prove(
     that comes near it in the compiled encoder. Exit code 1: a check failed, an input stays below
     99.9 % of a bound that is said to be attained, or nothing is known of such a format.
     """
-    from . import _bounds, formats
+    from .. import formats
+    from . import bounds
 
     values = [formats.load(name) for name in format_names]
-    ctx.exit(0 if _bounds.prove(values, fresh=fresh, out=out, as_json=as_json) else 1)
+    ctx.exit(0 if bounds.prove(values, fresh=fresh, out=out, as_json=as_json) else 1)
 
 
 @click.command()
@@ -73,14 +74,17 @@ def analyze(
 
     FORMAT has two grids or more, or several targets; with --against any two formats make a pair.
     """
-    from . import _analysis, _console, formats
-    from .compiler.expected.gain import NotServed, break_even, choice, decay, gain_curve
-    from .compiler.expected.laws import law
+    from .. import formats
+    from ..compiler.expected.gain import NotServed, break_even, choice, decay, gain_curve
+    from ..compiler.expected.laws import law
+    from . import console
+    from .analysis import PLOTS, Analysis, draw, drawing_package
+    from .analysis import show as shown
 
-    if plot is not None and plot.suffix.lower() not in _analysis.PLOTS:
+    if plot is not None and plot.suffix.lower() not in PLOTS:
         raise click.BadParameter(f"'{plot}' ends in none of .svg, .png", param_hint="--plot")
     if plot is not None:
-        _analysis.drawing_package()
+        drawing_package()
     sizes = _block_sizes(blocks)
     try:
         elements = law(law_name)
@@ -93,7 +97,7 @@ def analyze(
     except NotServed as error:
         raise click.UsageError(str(error)) from error
     curve: list[Gain] = []
-    with _console.progress("integrating", None) as step:
+    with console.progress("integrating", None) as step:
 
         def gain(size: int) -> Gain:
             step(f"blocks of {size:,}")
@@ -101,7 +105,7 @@ def analyze(
 
         curve += map(gain, sizes)
         even = break_even(curve, gain if curve[0].method == "quadrature" else None)
-    analysis = _analysis.Analysis(
+    analysis = Analysis(
         title=value.name if other is None else f"{value.name} | {other.name}",
         ways=tuple(way.name for way in ways),
         law=str(elements),
@@ -113,11 +117,11 @@ def analyze(
         decay=decay(curve),
     )
     if as_json:
-        _console.json_out(analysis.values())
+        console.json_out(analysis.values())
     else:
-        _analysis.show(analysis)
+        shown(analysis)
     if plot is not None:
-        _analysis.draw(analysis, plot)
+        draw(analysis, plot)
 
 
 @click.command()
@@ -146,10 +150,11 @@ def expect(
     Elements are independent, of variance 1; scales are real numbers, or powers of two where these
     are stored. Formats with more than two grids are sampled, and say so.
     """
-    from . import _console, formats
-    from .compiler.expected.figures import figure
-    from .compiler.expected.laws import law
-    from .compiler.expected.mse import NotDerivable
+    from .. import formats
+    from ..compiler.expected.figures import figure
+    from ..compiler.expected.laws import law
+    from ..compiler.expected.mse import NotDerivable
+    from . import console
 
     try:
         laws = [law(name) for name in law_names]
@@ -157,7 +162,7 @@ def expect(
         raise click.BadParameter(str(error), param_hint="--law") from error
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
-    with _console.progress("integrating", len(format_names)) as step:
+    with console.progress("integrating", len(format_names)) as step:
         for name in format_names:
             value = formats.load(name)
             step(value.name)
@@ -177,7 +182,7 @@ def expect(
                 {"format": value.name, "block": first.block, **figures, "method": first.method}
             )
     if rows or as_json:
-        _console.table(rows, as_json=as_json)
+        console.table(rows, as_json=as_json)
     for reason in refused:
         click.echo(f"error: {reason}", err=True)
     ctx.exit(2 if refused else 0)
@@ -185,7 +190,7 @@ def expect(
 
 def _block_sizes(text: str | None) -> tuple[int, ...]:
     """The sizes of a list, ascending, each once."""
-    from .compiler.expected.gain import BLOCKS, LARGEST_BLOCK
+    from ..compiler.expected.gain import BLOCKS, LARGEST_BLOCK
 
     if text is None:
         return BLOCKS

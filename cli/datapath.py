@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import _console
+from . import console
 
 #: What a stage is called on paper.
 _NAMES = {
@@ -23,7 +23,7 @@ _NAMES = {
 def show(found: dict[str, Any]) -> None:
     """Print ``Datapath.as_json()``: one row a stage, then what sums of any length need."""
     click.echo(f"integer datapath, {found['activation'].upper()} activations")
-    _console.table(
+    console.table(
         [
             {
                 "stage": _NAMES[name],

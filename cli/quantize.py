@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .runtime.calibration import Calibration
-    from .runtime.runs.progress import Show, Status
-    from .runtime.runs.recipe import Recipe
-    from .runtime.runs.run import Result
+    from ..runtime.calibration import Calibration
+    from ..runtime.runs.progress import Show, Status
+    from ..runtime.runs.recipe import Recipe
+    from ..runtime.runs.run import Result
 
 BACKENDS = ("auto", "reference", "c", "numba", "triton")
 
@@ -166,9 +166,9 @@ def _search_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any
 @click.pass_context
 def quantize(ctx: click.Context, /, model: Path, out: Path, **asked: Any) -> None:
     """Quantize the linear weights of a model, or go on with a run that was killed."""
-    from . import _console
-    from .runtime.runs.failures import RunFailed
-    from .runtime.runs.run import quantize_model
+    from ..runtime.runs.failures import RunFailed
+    from ..runtime.runs.run import quantize_model
+    from . import console
 
     _check(asked)
     recipe = _recipe(asked)
@@ -197,7 +197,7 @@ def quantize(ctx: click.Context, /, model: Path, out: Path, **asked: Any) -> Non
             err=True,
         )
         ctx.exit(INTERRUPTED)
-    _console.table([_row(result, recipe, out)], as_json=asked["as_json"])
+    console.table([_row(result, recipe, out)], as_json=asked["as_json"])
     if not asked["as_json"]:
         _what_next(result, recipe, model, out)
 
@@ -213,8 +213,8 @@ def _check(asked: dict[str, Any]) -> None:
 
 def _recipe(asked: dict[str, Any]) -> Recipe:
     """The recipe that the options make."""
-    from .runtime.grids.options import SearchOptions
-    from .runtime.runs.recipe import Recipe
+    from ..runtime.grids.options import SearchOptions
+    from ..runtime.runs.recipe import Recipe
 
     said = {name: asked[name] for name in _SEARCH if asked[name] is not None}
     for name in ("atoms", "shares"):
@@ -255,7 +255,7 @@ def _whole(text: str) -> int:
 def _text(paths: Sequence[str]) -> str | None:
     if not paths:
         return None
-    from .runtime.calibration import read_texts
+    from ..runtime.calibration import read_texts
 
     return read_texts(paths)
 
@@ -263,7 +263,7 @@ def _text(paths: Sequence[str]) -> str | None:
 def _calibration(path: Path | None) -> Calibration | None:
     if path is None:
         return None
-    from .runtime.calibration import Calibration
+    from ..runtime.calibration import Calibration
 
     return Calibration.load(path)
 
@@ -285,11 +285,11 @@ def _row(result: Result, recipe: Recipe, out: Path) -> dict[str, Any]:
 
 def _what_next(result: Result, recipe: Recipe, model: Path, out: Path) -> None:
     """What the layers got, where the time went, and what one may do with the checkpoint."""
-    from . import _console
+    from . import console
 
     rows = [] if recipe.is_fixed else _choices(result)
     if rows:
-        _console.table(rows)
+        console.table(rows)
     spent = ", ".join(f"{stage} {_span(s)}" for stage, s in result.seconds.items() if s >= 1)
     if spent:
         click.echo(f"time: {spent}")
@@ -299,7 +299,7 @@ def _what_next(result: Result, recipe: Recipe, model: Path, out: Path) -> None:
 
 def _choices(result: Result) -> list[dict[str, Any]]:
     """How many units, and how much of the weights, got what."""
-    from .runtime.runs.log import Log
+    from ..runtime.runs.log import Log
 
     counts: dict[str, list[float]] = {}
     for line in Log(result.log).lines():
@@ -332,7 +332,7 @@ def _shown(out: Path) -> Iterator[tuple[Show, Callable[[str], None]]]:
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    from ._console import _rich
+    from .console import _rich
 
     left = _left_column()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), left)

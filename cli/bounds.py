@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import _console
+from . import console
 
 if TYPE_CHECKING:
-    from .compiler.bounds.summary import Bound
-    from .compiler.format import Format
-    from .runtime.prove import Proven
+    from ..compiler.bounds.summary import Bound
+    from ..compiler.format import Format
+    from ..runtime.prove import Proven
 
 
 def prove(formats: Sequence[Format], *, fresh: bool, out: Path | None, as_json: bool) -> bool:
     """Prove formats, print each when it is done, and write proofs; whether all is well."""
-    from .compiler.bounds.proof import Unproven
-    from .runtime.atomic import write_atomically
-    from .runtime.prove import ProofFailed
-    from .runtime.prove import prove as prove_format
+    from ..compiler.bounds.proof import Unproven
+    from ..runtime.atomic import write_atomically
+    from ..runtime.prove import ProofFailed
+    from ..runtime.prove import prove as prove_format
 
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is known at once
     rows: list[dict[str, Any]] = []
     for fmt in formats:
         try:
-            with _console.progress(f"proving {fmt.name}", None) as step:
+            with console.progress(f"proving {fmt.name}", None) as step:
                 proven = prove_format(fmt, fresh=fresh, progress=step)
         except (ProofFailed, Unproven) as reason:
             rows.append({"format": fmt.name, "error": str(reason)})
@@ -41,17 +41,17 @@ def prove(formats: Sequence[Format], *, fresh: bool, out: Path | None, as_json: 
         if out is not None:
             write_atomically(out / f"{fmt.name}.proof.json", proven.text.encode())
     if as_json:
-        _console.json_out(rows)
+        console.json_out(rows)
     return not any("error" in row or row["short"] for row in rows)
 
 
 def section(fmt: Format) -> dict[str, Any]:
     """The worst case of a format as JSON-ready values: what is proven, or why nothing is."""
-    from .compiler.bounds.choice.search import is_served
-    from .compiler.bounds.domain import domain_sentence
-    from .compiler.bounds.proof import Unproven
-    from .compiler.bounds.summary import dot_products, footnote, rows
-    from .runtime.prove import known_bounds
+    from ..compiler.bounds.choice.search import is_served
+    from ..compiler.bounds.domain import domain_sentence
+    from ..compiler.bounds.proof import Unproven
+    from ..compiler.bounds.summary import dot_products, footnote, rows
+    from ..runtime.prove import known_bounds
 
     try:
         bounds = known_bounds(fmt)
@@ -78,7 +78,7 @@ def worst_case(found: dict[str, Any]) -> None:
 
 
 def _statements(rows: Sequence[dict[str, Any]]) -> None:
-    _console.table(
+    console.table(
         [
             {
                 "what": row["what"],
@@ -101,7 +101,7 @@ def _share(row: dict[str, Any]) -> str:
 
 
 def _notes(found: dict[str, Any]) -> None:
-    from .compiler.bounds.summary import dot_sentences
+    from ..compiler.bounds.summary import dot_sentences
 
     for line in dot_sentences(found["dot_product"]):
         click.echo(line)
@@ -112,8 +112,8 @@ def _notes(found: dict[str, Any]) -> None:
 
 def values(proven: Proven) -> dict[str, Any]:
     """All of a proven format, as JSON-ready values."""
-    from .compiler.bounds.domain import domain_sentence
-    from .compiler.bounds.summary import dot_products, footnote, rows
+    from ..compiler.bounds.domain import domain_sentence
+    from ..compiler.bounds.summary import dot_products, footnote, rows
 
     bounds = proven.bounds
     return {

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .compiler.format import Format
-    from .runtime.rtl.baselines import Comparison
-    from .runtime.rtl.cost import Cost
-    from .runtime.rtl.hosts import Hosted
-    from .runtime.rtl.measure import Bench
+    from ..compiler.format import Format
+    from ..runtime.rtl.baselines import Comparison
+    from ..runtime.rtl.cost import Cost
+    from ..runtime.rtl.hosts import Hosted
+    from ..runtime.rtl.measure import Bench
 
 #: What a plot may be written as, and what it may show.
 PLOTS = (".svg", ".png")
@@ -125,10 +125,11 @@ def cost(
     activations. Results are remembered. Where a tool is missing a calibrated model stands in, and
     every row says so. Exit code 2: a format has no such hardware.
     """
-    from . import _console, formats
-    from .codegen import NotExpressible
-    from .compiler.block_product import NoBlockProduct, check_format
-    from .runtime.rtl.cost import cost_of
+    from .. import formats
+    from ..codegen import NotExpressible
+    from ..compiler.block_product import NoBlockProduct, check_format
+    from ..runtime.rtl.cost import cost_of
+    from . import console
 
     if not format_names and not baselines:
         raise click.UsageError("name a format (see `fmtc list`), or ask for --baselines")
@@ -142,7 +143,7 @@ def cost(
     refused: list[str] = []
     rows: list[dict[str, Any]] = []
     compared = None
-    with _console.progress("costs", None) as step:
+    with console.progress("costs", None) as step:
         bench = None if analytic else _bench(library, no_energy, no_fpga, relaxed, step, notes)
         if bench is None:
             notes.append(_model_note())
@@ -160,12 +161,12 @@ def cost(
             except (NoBlockProduct, NotExpressible) as error:
                 refused.append(str(error))
         if baselines:
-            from .runtime.rtl.baselines import compare
+            from ..runtime.rtl.baselines import compare
 
             compared = compare(values, bench)
     report = Report(costs, rows, compared, notes)
     if as_json:
-        _console.json_out(report.values())
+        console.json_out(report.values())
     else:
         show(report)
     for reason in refused:
@@ -177,7 +178,7 @@ def cost(
 
 def check_plot(plot: Path) -> None:
     """Refuse a drawing of another kind, or without the library that draws."""
-    from ._analysis import drawing_package
+    from .analysis import drawing_package
 
     if plot.suffix.lower() not in PLOTS:
         raise click.BadParameter(f"'{plot}' ends in none of .svg, .png", param_hint="--plot")
@@ -193,7 +194,7 @@ def _tile(text: str) -> tuple[int, int]:
 
 
 def _hosts(text: str | None) -> list[str]:
-    from .runtime.rtl.hosts import HOSTS
+    from ..runtime.rtl.hosts import HOSTS
 
     if text is None:
         return []
@@ -215,11 +216,11 @@ def _bench(
         BackendUnavailable: a library that the user named is not there.
         BadLibrary: it is none.
     """
-    from .runtime.backend import BackendUnavailable
-    from .runtime.rtl import activity, fpga, synthesis
-    from .runtime.rtl.liberty import SHIPPED, load_library
-    from .runtime.rtl.measure import Bench
-    from .runtime.rtl.tools import require
+    from ..runtime.backend import BackendUnavailable
+    from ..runtime.rtl import activity, fpga, synthesis
+    from ..runtime.rtl.liberty import SHIPPED, load_library
+    from ..runtime.rtl.measure import Bench
+    from ..runtime.rtl.tools import require
 
     try:
         require("yosys")
@@ -251,7 +252,7 @@ def _bench(
 
 
 def _model_note() -> str:
-    from .runtime.rtl import analytic
+    from ..runtime.rtl import analytic
 
     return (
         f"figures are of the model '{analytic.NAME}': gate counts from widths, "
@@ -261,10 +262,10 @@ def _model_note() -> str:
 
 def _quality(kind: str, fmt: Format, step: Step) -> float | None:
     if kind == "kl":
-        from .runtime.rtl.quality import divergence
+        from ..runtime.rtl.quality import divergence
 
         return divergence(fmt, step)
-    from .runtime.gaussian import gaussian_mse
+    from ..runtime.gaussian import gaussian_mse
 
     return gaussian_mse(fmt)
 
@@ -273,7 +274,7 @@ def _hosted(
     fmt: Format, activation: Format | None, name: str, bench: Bench | None
 ) -> list[dict[str, Any]]:
     """The row of a format in one host."""
-    from .runtime.rtl import hosts
+    from ..runtime.rtl import hosts
 
     power, free = hosts.hosted(fmt, hosts.HOSTS[name])
     row = {
@@ -304,25 +305,25 @@ def _grids(found: Hosted) -> list[list[float]]:
 
 def show(report: Report) -> None:
     """Print the tables and what they rest on."""
-    from . import _console
+    from . import console
 
     for note in report.notes:
         click.echo(note)
     if report.costs:
         click.echo()
-        _console.table(list(_rows(report.costs)))
+        console.table(list(_rows(report.costs)))
         click.echo("area, delay, energy: of a dot product of that many lanes with its decoders;")
         click.echo("scaling: area of the accumulate that every block takes, with one rounding")
         parts = list(_parts(report.costs))
         if parts:
-            _console.table(parts)
+            console.table(parts)
     if report.hosts:
         click.echo("the same codes, with tables of other words; penalty: beside the format's own")
         click.echo("grids, Gaussian blocks under exact scales")
-        _console.table([_host_row(row) for row in report.hosts])
+        console.table([_host_row(row) for row in report.hosts])
     if report.baselines is not None:
         click.echo("a dot product of 16 elements, codes to sum; the other factor is decoded words")
-        _console.table(report.baselines.rows())
+        console.table(report.baselines.rows())
         for line in report.baselines.verdicts():
             click.echo(line)
 
@@ -396,8 +397,8 @@ def draw(report: Report, path: Path, against: str, quality: str) -> None:
     """Write errors against costs as an SVG or PNG file, by the path's suffix."""
     from importlib import import_module
 
-    from ._analysis import drawing_package
-    from .runtime.atomic import write_atomically
+    from ..runtime.atomic import write_atomically
+    from .analysis import drawing_package
 
     with drawing_package().rc_context({"svg.hashsalt": "fmtc", "svg.fonttype": "none"}):
         figure = import_module("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from .runtime.export import Exported
+    from ..runtime.export import Exported
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -44,12 +44,12 @@ def export(
     OUT is a folder that `fmtc quantize` wrote. Nothing is quantized again: codes and scales are
     copied, read back, and decoded by the other format's own library to compare.
     """
-    from . import _console
-    from .runtime.export import export as write
+    from ..runtime.export import export as write
+    from . import console
 
-    with _console.steps() as step:
+    with console.steps() as step:
         done = write(checkpoint, out, target, dtype=dtype, mixed=mixed, progress=step)
-    _console.table([_row(done)], as_json=as_json)
+    console.table([_row(done)], as_json=as_json)
     if not as_json:
         for note in done.notes:
             click.echo(f"note: {note}")
@@ -78,12 +78,12 @@ def convert(model: Path, out: Path, as_json: bool) -> None:
 
     Weights are dequantized to float32, which holds every value that they decode to.
     """
-    from . import _console
-    from .runtime.models.convert import to_folder
+    from ..runtime.models.convert import to_folder
+    from . import console
 
-    with _console.steps() as step:
+    with console.steps() as step:
         folder = to_folder(model, out, lambda done, total: step("reading", done, total))
-    _console.table([{"model": model.name, "out": str(folder)}], as_json=as_json)
+    console.table([{"model": model.name, "out": str(folder)}], as_json=as_json)
 
 
 @click.command()
@@ -114,10 +114,10 @@ def rotate(model: Path, out: Path, seed: int, keep: str, dtype: str, as_json: bo
     a GGUF file do, say nothing of a format that they are quantized to; rotated ones do. The logits
     before and after are compared on a text.
     """
-    from . import _console
-    from .runtime.models.convert import rotate_folder
+    from ..runtime.models.convert import rotate_folder
+    from . import console
 
-    with _console.steps() as step:
+    with console.steps() as step:
         done = rotate_folder(
             model,
             out,
@@ -131,7 +131,7 @@ def rotate(model: Path, out: Path, seed: int, keep: str, dtype: str, as_json: bo
         "logits differ by": done.difference,
         "out": str(done.folder),
     }
-    _console.table([row], as_json=as_json)
+    console.table([row], as_json=as_json)
 
 
 def _channels(keep: str) -> Sequence[int] | str:

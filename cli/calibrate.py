@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .cli_errors import json_option
+from .errors import json_option
 
 
 @click.command()
@@ -61,14 +61,14 @@ def calibrate(
     MODEL is a Hugging Face folder. One decoder layer's weights are in memory at a time. A run that
     was killed goes on where it was when the same command is given again.
     """
-    from . import _console
-    from .runtime.calibration import calibrate as run
-    from .runtime.calibration import default_text, read_texts
+    from ..runtime.calibration import calibrate as run
+    from ..runtime.calibration import default_text, read_texts
+    from . import console
 
     text = read_texts(texts) if texts else default_text()
     place = out.with_name(f"{out.name}.work") if work is None else work
     start = time.perf_counter()
-    with _console.steps() as step:
+    with console.steps() as step:
         found = run(
             model,
             text,
@@ -96,6 +96,6 @@ def calibrate(
     if as_json:
         unseen = list(found.unseen)
         extra = {"text": found.text_sha256, "fingerprint": found.fingerprint, "unseen": unseen}
-        _console.json_out(row | extra)
+        console.json_out(row | extra)
     else:
-        _console.table([row])
+        console.table([row])

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .dsl.diagnostics import FormatError
+    from ..dsl.diagnostics import FormatError
 
 
 def user_errors() -> tuple[type[Exception], ...]:
     """The errors that are the input's, not the program's."""
-    from .dsl.diagnostics import FormatError
-    from .formats import UnknownFormat
-    from .runtime import errors
-    from .runtime.backend import BackendUnavailable
+    from ..dsl.diagnostics import FormatError
+    from ..formats import UnknownFormat
+    from ..runtime import errors
+    from ..runtime.backend import BackendUnavailable
 
     return (
         FormatError,
@@ -36,7 +36,7 @@ def user_errors() -> tuple[type[Exception], ...]:
 
 def bad_input(error: Exception) -> None:
     """Print what is wrong with the input, on stderr."""
-    from .dsl.diagnostics import FormatError
+    from ..dsl.diagnostics import FormatError
 
     if isinstance(error, FormatError):
         click.echo(str(error), err=True)
@@ -48,7 +48,7 @@ def bad_input(error: Exception) -> None:
 
 def report(error: Exception) -> dict[str, Any]:
     """What is wrong with a file as JSON-ready values: its faults, or why it cannot be read."""
-    from .dsl.diagnostics import FormatError
+    from ..dsl.diagnostics import FormatError
 
     if isinstance(error, FormatError):
         return {"faults": faults(error)}

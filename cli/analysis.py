@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .compiler.expected.gain import BreakEven, Gain
+    from ..compiler.expected.gain import BreakEven, Gain
 
 #: What a plot may be written as.
 PLOTS = (".svg", ".png")
@@ -92,13 +92,13 @@ class Analysis:
 
 def show(analysis: Analysis) -> None:
     """Print the table, the bars and what they say."""
-    from . import _console
+    from . import console
 
     ways = ", ".join(analysis.ways[:4]) + ", ..." * (len(analysis.ways) > 4)
     click.echo(f"{analysis.title}: blocks choose among {len(analysis.ways)} ({ways})")
     click.echo(f"{analysis.law} elements; {_EXACT}")
     click.echo()
-    _console.table(list(_rows(analysis)))
+    console.table(list(_rows(analysis)))
     for line in _bars(analysis):
         click.echo(line)
     click.echo()
@@ -212,7 +212,7 @@ def drawing_package() -> Any:
     Raises:
         MissingPackage: it is not installed.
     """
-    from .runtime.errors import missing
+    from ..runtime.errors import missing
 
     try:
         return import_module("matplotlib")
@@ -222,7 +222,7 @@ def drawing_package() -> Any:
 
 def draw(analysis: Analysis, path: Path) -> None:
     """Write the curve as an SVG or PNG file, by the path's suffix."""
-    from .runtime.atomic import write_atomically
+    from ..runtime.atomic import write_atomically
 
     settings = {"svg.hashsalt": "fmtc", "svg.fonttype": "none"}
     with drawing_package().rc_context(settings):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_errors import json_option
+from .errors import json_option
 
 if TYPE_CHECKING:
-    from .runtime.judge.compare import Comparison
-    from .runtime.judge.judgement import Judgement
-    from .runtime.judge.judging import Reference
+    from ..runtime.judge.compare import Comparison
+    from ..runtime.judge.judgement import Judgement
+    from ..runtime.judge.judging import Reference
 
 Command = Callable[..., None]
 
@@ -78,30 +78,30 @@ def judge(out: Path, reference: Path, fresh: bool, as_json: bool, **options: Any
     with intervals over matrices. The outcome is kept in OUT.run/judge.json, and taken from there
     when the very same is asked again.
     """
-    from . import _console
-    from .runtime.checkpoint import Checkpoint
+    from ..runtime.checkpoint import Checkpoint
+    from . import console
 
     Checkpoint(out)
-    with _console.steps() as step, _reference(reference, options, step) as opened:
+    with console.steps() as step, _reference(reference, options, step) as opened:
         judged = opened.judge(out, fresh=fresh)
     if as_json:
-        _console.json_out(judged.values())
+        console.json_out(judged.values())
     else:
         _show(judged)
 
 
 def _reference(model: Path, options: dict[str, Any], step: Any, **more: Any) -> Reference:
     """The opened reference that the options of a command speak of."""
-    from .runtime.judge.judging import Reference
+    from ..runtime.judge.judging import Reference
 
     texts = options["texts"]
     text, calibration = None, None
     if texts:
-        from .runtime.calibration.texts import read_texts
+        from ..runtime.calibration.texts import read_texts
 
         text = read_texts(texts)
     if options["calibration"] is not None:
-        from .runtime.calibration import Calibration
+        from ..runtime.calibration import Calibration
 
         calibration = Calibration.load(options["calibration"])
     return Reference(
@@ -119,8 +119,8 @@ def _reference(model: Path, options: dict[str, Any], step: Any, **more: Any) -> 
 
 
 def _show(judged: Judgement) -> None:
-    from . import _console
-    from .runtime.judge.wording import FIGURES, over, value_and_span
+    from ..runtime.judge.wording import FIGURES, over, value_and_span
+    from . import console
 
     click.echo(f"{judged.name}: {judged.bpw:.4f} bits per weight, {judged.weights:,} weights")
     if judged.outputs is not None:
@@ -132,7 +132,7 @@ def _show(judged: Judgement) -> None:
         rows.append(
             {"figure": FIGURES[name], "value": value, "95 % interval": span, "over": over(name)}
         )
-    _console.table(rows)
+    console.table(rows)
     for line in (judged.missing, *judged.notes):
         if line:
             click.echo(f"note: {line}")
@@ -190,19 +190,19 @@ def compare(
         return
     if data != "gaussian":
         raise click.UsageError("--on is for formats alone; with --reference leave it out")
-    from . import _console
-    from .runtime.judge import compare as comparing
+    from ..runtime.judge import compare as comparing
+    from . import console
 
     if plot is not None:
         _check_plot(plot)
     calibrated = options["calibrate_on"]
     text = None
     if calibrated:
-        from .runtime.calibration.texts import read_texts
+        from ..runtime.calibration.texts import read_texts
 
         text = read_texts(calibrated)
     with (
-        _console.steps() as step,
+        console.steps() as step,
         _reference(reference, options, step, room=options["work"]) as opened,
     ):
         found = comparing.compare_on_model(
@@ -214,17 +214,17 @@ def compare(
             progress=step,
         )
     if as_json:
-        _console.json_out(found.values())
+        console.json_out(found.values())
     else:
         _show_comparison(found)
     if plot is not None:
-        from .runtime.judge.drawings import draw_comparison
+        from ..runtime.judge.drawings import draw_comparison
 
         draw_comparison(found, plot)
 
 
 def _check_plot(plot: Path) -> None:
-    from .runtime.judge.drawings import KINDS, package
+    from ..runtime.judge.drawings import KINDS, package
 
     if plot.suffix.lower() not in KINDS:
         raise click.BadParameter(f"'{plot}' ends in none of .svg, .png", param_hint="--plot")
@@ -234,23 +234,23 @@ def _check_plot(plot: Path) -> None:
 def _compare_formats(
     names: tuple[str, ...], data: str, plot: Path | None, *, as_json: bool
 ) -> None:
-    from . import _console
-    from .runtime.format import load
-    from .runtime.judge.compare import compare_formats, is_checkpoint
+    from ..runtime.format import load
+    from ..runtime.judge.compare import compare_formats, is_checkpoint
+    from . import console
 
     written = [name for name in names if is_checkpoint(name)]
     if written or plot is not None:
         what = f"'{written[0]}' is a checkpoint" if written else "a drawing needs judgements"
         raise click.UsageError(f"{what}: give the model as well, with --reference MODEL")
     values = [load(name) for name in names]
-    with _console.steps() as step:
+    with console.steps() as step:
         rows = compare_formats(values, data, progress=step)
-    _console.table(rows, as_json=as_json)
+    console.table(rows, as_json=as_json)
 
 
 def _show_comparison(found: Comparison) -> None:
-    from . import _console
-    from .runtime.judge.wording import with_reach
+    from ..runtime.judge.wording import with_reach
+    from . import console
 
     first = found.judgements[0]
     if first.outputs is not None:
@@ -269,7 +269,7 @@ def _show_comparison(found: Comparison) -> None:
             row[title] = with_reach(judged.figures[name]) if name in judged.figures else None
         row["Pareto"] = "*" if on_front else ""
         rows.append(row)
-    _console.table(rows)
+    console.table(rows)
     click.echo(f"+- 95 %; *: none has fewer bits and less {found.measure.upper()}")
     if found.with_outputs and len(found.labels) > 1:
         _show_differences(found)
@@ -281,8 +281,8 @@ def _show_comparison(found: Comparison) -> None:
 
 
 def _show_differences(found: Comparison) -> None:
-    from . import _console
-    from .runtime.judge.wording import with_reach
+    from ..runtime.judge.wording import with_reach
+    from . import console
 
     click.echo(f"\nminus {found.labels[0]}, paired by window:")
     rows = []
@@ -300,7 +300,7 @@ def _show_differences(found: Comparison) -> None:
             or "nothing"
         )
         rows.append(row)
-    _console.table(rows)
+    console.table(rows)
 
 
 # -- report ----------------------------------------------------------------------------
@@ -314,6 +314,6 @@ def report(out: Path) -> None:
     It shows the plan, each unit's error, bits, time and memory, plots, the judgement if
     `fmtc judge` made one, and where everything comes from. What is missing, it says.
     """
-    from .runtime.judge.report import write_report
+    from ..runtime.judge.report import write_report
 
     click.echo(str(write_report(out)))

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._calibrate import calibrate
-from ._cost import cost
-from ._export import convert, export, rotate
-from ._judge import compare, judge, report
-from ._learn import learn
-from ._quantize import quantize
-from ._version import __version__
-from .cli_errors import analyze, expect, json_option, prove
+from .._version import __version__
+from .calibrate import calibrate
+from .cost import cost
+from .errors import analyze, expect, json_option, prove
+from .export import convert, export, rotate
+from .judge import compare, judge, report
+from .learn import learn
+from .quantize import quantize
 
 if TYPE_CHECKING:
-    from .compiler import format as compiled
-    from .runtime.format import Format
+    from ..compiler import format as compiled
+    from ..runtime.format import Format
 
 TARGETS = ("c", "triton", "verilog", "vectors", "datasheet")
 BACKENDS = ("auto", "reference", "c", "numba", "triton")
@@ -34,7 +34,7 @@ class _Commands(click.Group):
     """A group that turns the errors of a user's input into a message and exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from ._console import bad_input, user_errors
+        from .console import bad_input, user_errors
 
         try:
             return super().invoke(ctx)
@@ -66,8 +66,9 @@ def list_(group: str | None, no_mse: bool, as_json: bool) -> None:
     encoder; it is measured the first time and then remembered. max/min is the ratio of the
     largest to the smallest nonzero magnitude of the grids.
     """
-    from . import _console, formats
-    from .compiler.describe import summary
+    from .. import formats
+    from ..compiler.describe import summary
+    from . import console
 
     if group is not None and group not in formats.groups():
         raise click.BadParameter(
@@ -81,19 +82,19 @@ def list_(group: str | None, no_mse: bool, as_json: bool) -> None:
         for name, fmt in entries.items()
     ]
     if as_json:
-        _console.json_out(rows)
+        console.json_out(rows)
     else:
-        _console.catalogue(rows)
+        console.catalogue(rows)
 
 
 def _gaussian_errors(entries: dict[str, compiled.Format]) -> dict[str, float]:
     """Name -> mean squared error, with a bar for those that are not known yet."""
-    from . import _console
-    from .runtime.gaussian import gaussian_mse, known_mse
+    from ..runtime.gaussian import gaussian_mse, known_mse
+    from . import console
 
     known = {name: known_mse(fmt) for name, fmt in entries.items()}
     found = {name: mse for name, mse in known.items() if mse is not None}
-    with _console.progress("measuring", len(entries) - len(found)) as step:
+    with console.progress("measuring", len(entries) - len(found)) as step:
         for name, fmt in entries.items():
             if name not in found:
                 step(name)
@@ -107,8 +108,9 @@ def _gaussian_errors(entries: dict[str, compiled.Format]) -> dict[str, float]:
 @click.pass_context
 def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """Check .fmt files and report every fault of each."""
-    from . import _console, formats
-    from .dsl.diagnostics import FormatError
+    from .. import formats
+    from ..dsl.diagnostics import FormatError
+    from . import console
 
     rows: list[dict[str, Any]] = []
     failed = False
@@ -117,9 +119,9 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
             fmt = formats.load(file)
         except (FormatError, formats.UnknownFormat) as error:
             failed = True
-            rows.append({"file": file, "ok": False, **_console.report(error)})
+            rows.append({"file": file, "ok": False, **console.report(error)})
             if not as_json:
-                _console.bad_input(error)
+                console.bad_input(error)
         else:
             rows.append({"file": file, "ok": True, "name": fmt.name, "hash": fmt.content_hash})
             if not as_json:
@@ -127,7 +129,7 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
                     f"{file}: ok ({fmt.name}, {fmt.bpw:g} bpw, hash {fmt.content_hash[:16]})"
                 )
     if as_json:
-        _console.json_out(rows)
+        console.json_out(rows)
     ctx.exit(2 if failed else 0)
 
 
@@ -140,11 +142,12 @@ def check(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
 @click.pass_context
 def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str | None) -> None:
     """Rewrite .fmt files in the canonical layout."""
-    from . import _console, formats
-    from .dsl.diagnostics import FormatError
-    from .dsl.parser import parse
-    from .dsl.printer import print_file
-    from .runtime.atomic import write_atomically
+    from .. import formats
+    from ..dsl.diagnostics import FormatError
+    from ..dsl.parser import parse
+    from ..dsl.printer import print_file
+    from ..runtime.atomic import write_atomically
+    from . import console
 
     different = failed = False
     for path in files:
@@ -153,7 +156,7 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
             canonical = print_file(parse(text, str(path)))
         except (FormatError, formats.UnknownFormat) as error:
             failed = True
-            _console.bad_input(error)
+            console.bad_input(error)
             continue
         if out:
             click.echo(canonical, nl=False)
@@ -178,23 +181,24 @@ def fmt(ctx: click.Context, files: tuple[Path, ...], only_check: bool, out: str 
 @click.option("--json", "as_json", is_flag=True, help="The same as --as json.")
 def show(format_name: str, form: str, as_json: bool) -> None:
     """Print a format's datasheet: grids, scale word, layout, every policy, and the worst case."""
-    from . import _bounds, _console, _datapath, formats
-    from .compiler.datapath.derive import datapath
-    from .compiler.describe import datasheet
+    from .. import formats
+    from ..compiler.datapath.derive import datapath as derived
+    from ..compiler.describe import datasheet
+    from . import bounds, console, datapath
 
     value = formats.load(format_name)
     if form == "fmt" and not as_json:
         click.echo(value.source, nl=False)
         return
-    sheet = datasheet(value) | {"bounds": _bounds.section(value)}
-    sheet["datapath"] = datapath(value).as_json()
+    sheet = datasheet(value) | {"bounds": bounds.section(value)}
+    sheet["datapath"] = derived(value).as_json()
     if form == "json" or as_json:
-        _console.json_out(sheet)
+        console.json_out(sheet)
     else:
-        _console.datasheet(sheet)
-        _bounds.worst_case(sheet["bounds"])
+        console.datasheet(sheet)
+        bounds.worst_case(sheet["bounds"])
         click.echo()
-        _datapath.show(sheet["datapath"])
+        datapath.show(sheet["datapath"])
 
 
 @cli.command()
@@ -204,8 +208,8 @@ def show(format_name: str, form: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Write over a NAME.fmt that is there.")
 def new(name: str | None, template: str, only_list: bool, force: bool) -> None:
     """Write NAME.fmt, a commented format to start from."""
-    from . import formats
-    from .runtime.atomic import write_atomically
+    from .. import formats
+    from ..runtime.atomic import write_atomically
 
     if only_list:
         for known, title in formats.template_titles().items():
@@ -234,8 +238,9 @@ def new(name: str | None, template: str, only_list: bool, force: bool) -> None:
 @json_option
 def build(format_name: str, out: Path, target: str, activations: str | None, as_json: bool) -> None:
     """Generate kernels, RTL and vectors into DIR, one folder a target."""
-    from . import _console, codegen, formats
-    from .runtime.atomic import write_atomically
+    from .. import codegen, formats
+    from ..runtime.atomic import write_atomically
+    from . import console
 
     targets = list(dict.fromkeys(name.strip() for name in target.split(",")))
     for name in targets:
@@ -246,7 +251,7 @@ def build(format_name: str, out: Path, target: str, activations: str | None, as_
     value = formats.load(format_name)
     activation = formats.load(activations) if activations else None
     rows = []
-    with _console.progress("generating", len(targets)) as step:
+    with console.progress("generating", len(targets)) as step:
         for name in targets:
             step(name)
             try:
@@ -259,7 +264,7 @@ def build(format_name: str, out: Path, target: str, activations: str | None, as_
                 write_atomically(out / name / file, octets)
                 rows.append({"target": name, "file": str(out / name / file), "bytes": len(octets)})
     write_atomically(out / f"{value.name}.fmt", value.source.encode())
-    _console.table(rows, as_json=as_json)
+    console.table(rows, as_json=as_json)
 
 
 @cli.command()
@@ -272,12 +277,13 @@ def vectors(format_names: tuple[str, ...], out: Path, as_json: bool) -> None:
     A pack holds JSON lines, `$readmemh` files where there is RTL, the .fmt text, and a README of
     the schema.
     """
-    from . import _console, codegen, formats
-    from .runtime.atomic import write_atomically
+    from .. import codegen, formats
+    from ..runtime.atomic import write_atomically
+    from . import console
 
     values = [formats.load(name) for name in format_names or formats.names()]
     rows = []
-    with _console.progress("writing vectors", len(values)) as step:
+    with console.progress("writing vectors", len(values)) as step:
         for value in values:
             step(value.name)
             files = codegen.emit(value, "vectors") | {f"{value.name}.fmt": value.source}
@@ -285,7 +291,7 @@ def vectors(format_names: tuple[str, ...], out: Path, as_json: bool) -> None:
                 write_atomically(out / value.name / file, text.encode())
             size = sum(len(text) for text in files.values())
             rows.append({"format": value.name, "files": len(files), "bytes": size})
-    _console.table(rows, as_json=as_json)
+    console.table(rows, as_json=as_json)
 
 
 @cli.command()
@@ -302,13 +308,13 @@ def vectors(format_names: tuple[str, ...], out: Path, as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, format_name: str, cases: int, quick: bool, as_json: bool) -> None:
     """Test a format across all back ends: exhaustively, at every tie, and with Hypothesis."""
-    from . import _console
-    from .runtime.verify import verify_format
+    from ..runtime.verify import verify_format
+    from . import console
 
     value = _load(format_name)
-    with _console.progress(f"verifying {value.name}", None) as step:
+    with console.progress(f"verifying {value.name}", None) as step:
         results = verify_format(value, cases=cases, quick=quick, progress=step)
-    _console.table([result.row() for result in results], as_json=as_json)
+    console.table([result.row() for result in results], as_json=as_json)
     failed = sum(result.status == "failed" for result in results)
     skipped = sum(result.status == "skipped" for result in results)
     if not as_json:
@@ -332,7 +338,7 @@ for command in (
 
 
 def _load(format_name: str) -> Format:
-    from .runtime.format import load
+    from ..runtime.format import load
 
     return load(format_name)
 
