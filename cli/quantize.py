@@ -42,6 +42,7 @@ _HEADINGS = {
         "signs",
         "sample",
         "rounds",
+        "search",
     ),
     "The run": ("workers", "engine", "fresh", "backend", "as_json"),
 }
@@ -114,7 +115,7 @@ def _search_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any
 @click.option(
     "--metric",
     type=click.Choice(["acos", "mse", "wmse"]),
-    default="acos",
+    default="wmse",
     show_default=True,
     help="What the plan decides by.",
 )
@@ -141,15 +142,18 @@ def _search_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any
 @_search_option("block", "Elements of a block.  [default: 16]", type=int)
 @_search_option("scale", "The scale word.  [default: UE4M3]", metavar="WORD")
 @_search_option("rule", "absmax or argmax.", metavar="RULE")
-@_search_option("host", "What holds the values: hif7, hif8, e4m3, fp32.", metavar="HOST")
-@_search_option("rank", "Metric that blocks are ranked by.", metavar="METRIC")
-@_search_option("reassign", "Metric that a block chooses its grid by.", metavar="METRIC")
+@_search_option(
+    "host", "What holds values: hif7, hif8, e4m3, fp32.  [default: hif7]", metavar="HOST"
+)
+@_search_option("rank", "Metric that blocks are ranked by.  [default: acos]", metavar="METRIC")
+@_search_option("reassign", "Metric that a block chooses by.  [default: wmse]", metavar="METRIC")
 @_search_option("lloyd", "Weights of the clustering: none, c, c2.", metavar="WEIGHTS")
 @_search_option("pool", "Which blocks are a first grid's own.", metavar="RULE")
 @_search_option("shares", "Percentages of the pool.  [default: 30,50,70]", metavar="LIST")
 @_search_option("signs", "Try every grid mirrored, too.", is_flag=True, default=None)
-@_search_option("sample", "Blocks that are looked at.", type=int)
+@_search_option("sample", "Blocks that are looked at.  [default: 8192]", type=int)
 @_search_option("rounds", "Of reassignment, at most.", type=int)
+@_search_option("search", "Stored scales above and below that are tried.  [default: 1]", type=int)
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: all cores]"
 )
@@ -294,7 +298,7 @@ def _what_next(result: Result, recipe: Recipe, model: Path, out: Path) -> None:
     if spent:
         click.echo(f"time: {spent}")
     click.echo(f"layers: {result.log}")
-    click.echo(f"next: fmtc judge {out} --against {model}; fmtc report {out}")
+    click.echo(f"next: fmtc judge {out} --reference {model}; fmtc report {out}")
 
 
 def _choices(result: Result) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ NORMS = np.abs(heavy_tailed(9, 1)[0]) + np.float32(0.1)
 @pytest.fixture(scope="module")
 def profile() -> UnitProfile:
     candidates = candidate_texts(BASE, ("e2m3_ue4m4",), CORRECTIONS)
-    return profile_unit(UNIT, WEIGHTS.__getitem__, NORMS, candidates, "acos")
+    return profile_unit(UNIT, WEIGHTS.__getitem__, NORMS, candidates)
 
 
 def test_errors_are_those_of_the_decoded_bytes(profile: UnitProfile) -> None:
@@ -189,8 +189,6 @@ def test_a_matrix_that_is_refused_is_named() -> None:
 
 def test_bad_arguments_are_refused() -> None:
     candidates = candidate_texts(BASE)
-    with pytest.raises(ValueError, match="no metric 'kl'"):
-        profile_unit(UNIT, WEIGHTS.__getitem__, None, candidates, "kl")
     with pytest.raises(ValueError, match="same label"):
         profile_unit(UNIT, WEIGHTS.__getitem__, None, candidates * 2)
     for norms in (NORMS[:7], -NORMS, NORMS * np.float32(np.inf)):

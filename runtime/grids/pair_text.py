@@ -60,7 +60,7 @@ def _clauses(grids: Sequence[Hosted], names: Sequence[str], options: SearchOptio
     if len(grids) > 1:
         arms = ", ".join(f"{index}: {name}" for index, name in enumerate(names))
         clauses.append(f"select 1 bit at {options.place} {{ {arms} }}")
-    if len(grids) > 1 or options.mirrors or options.search:
+    if len(grids) > 1 or options.mirrors or options.tries:
         clauses.append(f"error {POLICIES[options.reassign]}")
     return clauses
 
@@ -75,8 +75,8 @@ def _scale(options: SearchOptions) -> str:
     settings = [f"rule {options.rule}"]
     if options.mirrors:
         settings.append("signs both")
-    if options.search:
-        settings.append(f"search {options.search}")
+    if options.tries:
+        settings.append(f"search {options.tries}")
     if options.exponent_bits < 8:
         settings.append("shift auto")
     if options.grids == 1 and 8 < options.unsigned_bits < 12:

@@ -20,7 +20,7 @@ from ..backend import U8
 from ..choose import backend_for
 from ..errors import CorruptFile, RefusedInput
 from ..format import Format
-from ..grids.metrics import METRICS, Errors, errors_of
+from ..grids.metrics import Errors, errors_of
 from ..manifest import entry_bound, text_bound
 from ..quantized import QuantizedTensor
 from .units import Unit
@@ -135,7 +135,6 @@ def profile_unit(
     load: Callable[[str], F32],
     norms: F32 | None,
     candidates: Sequence[tuple[str, str]],
-    metric: str = "acos",
 ) -> UnitProfile:
     """Store a unit in every candidate and measure the bytes and the errors of what was stored.
 
@@ -147,16 +146,13 @@ def profile_unit(
         load: name -> float32 [out, in].
         norms: the channel norms c of their common input, float32 [in]; None: all 1.
         candidates: labels and .fmt texts, from ``candidates.candidate_texts``.
-        metric: what the profile is made for; every choice has the sums of all metrics.
 
     Raises:
         FormatError: a text has faults.
         RefusedInput: a matrix cannot be stored at all, or in none of the candidates; or the
             norms are not those of its input.
-        ValueError: there is no such metric.
+        ValueError: two candidates have the same label.
     """
-    if metric not in METRICS:
-        raise ValueError(f"there is no metric '{metric}', only {', '.join(METRICS)}")
     formats = {label: compiled(text) for label, text in candidates}
     if len(formats) != len(candidates):
         raise ValueError("two candidates have the same label")

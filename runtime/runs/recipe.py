@@ -65,7 +65,7 @@ class Recipe:
     bpw: Fraction | None = None
     promotions: tuple[str, ...] = ()
     corrections: tuple[str, ...] = ()
-    metric: str = "acos"
+    metric: str = "wmse"
     tokens: int = 8192
     context: int = 512
     fuse: bool = True

@@ -157,14 +157,21 @@ def _asked(source: ModelSource, recipe: Recipe, asked: Asked, notice: Notice) ->
     if asked.text is not None:
         raise UnusableModel(
             f"'{source.path}' cannot be calibrated on a text: that runs the model, and needs a "
-            "Hugging Face folder with its configuration and tokenizer"
+            f"Hugging Face folder with its configuration and tokenizer{_way_out(source)}"
         )
     if recipe.uses_norms:
         notice(
             f"'{source.path}' is no folder that transformers can run: there is no calibration, "
-            "and all channels count alike"
+            f"and all channels count alike{_way_out(source)}"
         )
     return Asked(none=True)
+
+
+def _way_out(source: ModelSource) -> str:
+    """What makes a model that can be run of one that cannot."""
+    if source.path.suffix != ".gguf":
+        return ""
+    return f"; `fmtc convert {source.path} -o FOLDER` makes such a folder of it"
 
 
 def _identity(asked: Asked) -> str:

@@ -161,9 +161,7 @@ def _profile(task: Task, packed: Path) -> tuple[dict[str, Any], None]:  # noqa: 
     if recipe.bpw is None:
         body["choice"] = list(candidates[0])
         return body, None
-    profile = profile_unit(
-        task.unit, lambda name: _alone(task.model, name), task.norms, candidates, recipe.metric
-    )
+    profile = profile_unit(task.unit, lambda name: _alone(task.model, name), task.norms, candidates)
     body["profile"] = profile.to_json()
     return body, None
 
