@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-slow lint golden format bench-cpu bench-gpu clean
+.PHONY: help setup tools demo test test-slow lint golden format bench-cpu bench-models bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | sort
@@ -67,6 +67,9 @@ format: setup ## let ruff rewrite the sources, and fmtc the .fmt files
 
 bench-cpu: setup ## measure the CPU kernels beside memory and peers (ARGS="--all --write")
 	$(BIN)/python -m fmtc.bench.cpu $(ARGS)
+
+bench-models: setup ## SOP beside formats of its size on a real model, judged (ARGS="--write")
+	$(BIN)/python -m fmtc.bench.models $(ARGS)
 
 # torch in .venv may be a build without CUDA: then name a Python that has one, and fmtc's
 # dependencies, as in "make bench-gpu GPU_PYTHON=python3".

@@ -1,9 +1,10 @@
 """``python -m fmtc.demo``: the main job on real input.
 
 SmolLM2-135M is loaded from its GGUF file and rotated (its raw weights already lie on an int4
-grid, which would make any 4-bit result fake). Every shipped format quantizes all its linear
-weights into a real checkpoint, which is read back and evaluated. Then one format is built for
-every target and its RTL is simulated.
+grid, which would make any 4-bit result fake). Formats of each kind quantize all its linear weights
+into real checkpoints, which are read back and evaluated; the last one has a grid that is learned
+for every group of layers from its weights and from text. Then one format is built for every target
+and its RTL is simulated.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .runtime.backend import BackendUnavailable
 from .runtime.checkpoint import Checkpoint
 from .runtime.checkpoint_writer import write_checkpoint
 from .runtime.format import Format, load
+from .runtime.grids.options import SearchOptions
 from .runtime.models import (
     Perplexity,
     evaluation_text,
@@ -38,7 +40,11 @@ from .runtime.models import (
     rotate,
     set_linear_weights,
 )
+from .runtime.models.convert import save_folder
 from .runtime.rtl.simulate import lint, simulate
+from .runtime.runs.progress import Status
+from .runtime.runs.recipe import Recipe
+from .runtime.runs.run import quantize_model
 from .runtime.sources import ModelSource, open_source
 
 if TYPE_CHECKING:
@@ -47,6 +53,8 @@ if TYPE_CHECKING:
 CONTEXT = 512
 WINDOWS = 8
 HARDWARE_FORMAT = "sop_pair"
+#: NF4 and a grid learned for every fused group of layers, chosen by calibrated errors.
+SEARCHED = "NF4|DD4, learned"
 #: One of each kind, by bits per weight; any of `fmtc list` would do.
 FORMATS = (
     "mxfp4",
@@ -82,20 +90,23 @@ def run(folder: Path) -> None:
         keep = massive_channels(loaded.model, tokens[:CONTEXT])
         rotated = rotate(loaded.model, keep=keep)
     fingerprint = _fingerprint(path, tokens)
-    file = _store(folder / "rotated", rotated, fingerprint)
+    model = folder / f"rotated-{fingerprint[:16]}"
+    if not model.exists():
+        save_folder(rotated, loaded.tokenizer, model)
     models = {"none (as published)": loaded.model, "none (rotated)": rotated}
     known = _known(folder / "baseline.json", fingerprint)
     table, base = [], None
-    for name, model in models.items():
-        base = known.get(name) or _evaluate(name, model, tokens)
+    for name, unquantized in models.items():
+        base = known.get(name) or _evaluate(name, unquantized, tokens)
         known[name] = base
         table.append({"format": name, "bpw": None, "NMSE": None, **_columns(base, base)})
     _remember(folder / "baseline.json", fingerprint, known)
-    source = open_source(file)
+    source = open_source(model)
     weights = 0
     for name in FORMATS:
         row, weights = _quantize(folder / name, source, load(name), rotated, tokens, base)
         table.append(row)
+    table.append(_search(folder / "searched", source, rotated, tokens, base))
     click.echo(
         f"\n{path.stem}: {weights:,} linear weights, perplexity over {len(tokens):,} tokens of "
         "the King James Bible"
@@ -113,17 +124,47 @@ def _quantize(
     tokens: Sequence[int],
     base: Perplexity | None,
 ) -> tuple[dict[str, Any], int]:
-    """Write a checkpoint, read it back from disk, and measure what was read."""
+    """Write a checkpoint in one format, and measure what is read back from disk."""
     with _bar(f"{fmt.name}: quantizing") as step:
-        write_checkpoint(source, fmt, out, progress=step)
-    checkpoint = Checkpoint(out)
-    with _bar(f"{fmt.name}: reading back") as step:
+        checkpoint = write_checkpoint(source, fmt, out, progress=step)
+    return _measured(fmt.name, checkpoint, source, model, tokens, base)
+
+
+def _search(
+    out: Path,
+    source: ModelSource,
+    model: torch.nn.Module,
+    tokens: Sequence[int],
+    base: Perplexity | None,
+) -> dict[str, Any]:
+    """Find a pair of grids for every group of layers, and measure what is read back from disk."""
+    with _bar(f"{SEARCHED}: calibrating and searching") as step:
+        told = step
+
+        def show(status: Status) -> None:
+            told("", int(1000 * status.fraction), 1000)
+
+        recipe = Recipe.of("NF4|DD4^16sUE4M3", search=SearchOptions())
+        made = quantize_model(source.path, out, recipe, progress=show).checkpoint
+    return _measured(SEARCHED, made, source, model, tokens, base)[0]
+
+
+def _measured(
+    name: str,
+    checkpoint: Checkpoint,
+    source: ModelSource,
+    model: torch.nn.Module,
+    tokens: Sequence[int],
+    base: Perplexity | None,
+) -> tuple[dict[str, Any], int]:
+    """The table's row, of the bytes on disk, and how many weights they are."""
+    with _bar(f"{name}: reading back") as step:
         totals = checkpoint.totals(source, step)
-        decoded = {name: checkpoint.tensor(name) for name in checkpoint.quantized_names}
+        decoded = {key: checkpoint.tensor(key) for key in checkpoint.quantized_names}
     set_linear_weights(model, decoded)
-    measured = _evaluate(fmt.name, model, tokens)
+    measured = _evaluate(name, model, tokens)
     row = {
-        "format": fmt.name,
+        "format": name,
         "bpw": totals.bpw,
         "NMSE": totals.nmse,
         **_columns(measured, base or measured),
@@ -150,17 +191,6 @@ def _evaluate(name: str, model: torch.nn.Module, tokens: Sequence[int]) -> Perpl
 def _fingerprint(path: Path, tokens: Sequence[int]) -> str:
     parts = [__version__.encode(), path.read_bytes(), json.dumps(list(tokens)).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def _store(folder: Path, model: torch.nn.Module, fingerprint: str) -> Path:
-    """The model as a safetensors file, written unless it is there already."""
-    from safetensors.torch import save
-
-    file = folder / f"{fingerprint[:16]}.safetensors"
-    if not file.is_file():
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        write_atomically(file, save(state))
-    return file
 
 
 def _known(file: Path, fingerprint: str) -> dict[str, Perplexity]:

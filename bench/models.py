@@ -20,6 +20,7 @@ from fmtc.runtime.judge.intervals import Interval
 from fmtc.runtime.judge.judging import Reference
 from fmtc.runtime.models import find_demo_model
 from fmtc.runtime.models.convert import rotate_folder, to_folder
+from fmtc.runtime.plan.budget import BudgetTooSmall
 from fmtc.runtime.runs.recipe import Recipe
 from fmtc.runtime.runs.run import quantize_model
 
@@ -61,15 +62,19 @@ def model_folder(folder: Path) -> Path:
 
 
 def quantized(model: Path, out: Path, bpw: Fraction) -> Run:
-    """A searched plan within a budget, with everything else as it is by default."""
+    """A searched plan within a budget, or the least one, with all else as it is by default."""
     start = time.perf_counter()
-    quantize_model(model, out, Recipe.of(bpw=bpw), fresh=True)
+    try:
+        quantize_model(model, out, Recipe.of(bpw=bpw), fresh=True)
+    except BudgetTooSmall as error:
+        if error.least is None:
+            raise
+        quantize_model(model, out, Recipe.of(bpw=error.least))  # from the same profiles
     return Run(out, time.perf_counter() - start)
 
 
-def compared(folder: Path, tokens: int) -> tuple[Comparison, list[Run]]:
-    """Everything, judged; checkpoints stay below ``folder``."""
-    model = model_folder(folder)
+def compared(model: Path, folder: Path, tokens: int) -> tuple[Comparison, list[Run]]:
+    """Peers and runs on a model, judged on so many tokens; checkpoints stay below ``folder``."""
     with Reference(model, tokens=tokens, room=folder) as reference:
         peers = compare_on_model(PEERS, reference, work=folder / "peers")
         octets = max(judged.disk_bytes for judged in peers.judgements)
@@ -138,7 +143,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     chosen = parser.parse_args()
-    text = markdown(*compared(chosen.folder, chosen.tokens), chosen.tokens)
+    found = compared(model_folder(chosen.folder), chosen.folder, chosen.tokens)
+    text = markdown(*found, chosen.tokens)
     print(text)
     if chosen.write:
         RESULTS.write_text(replace_section(RESULTS.read_text("utf-8"), SECTION, text), "utf-8")

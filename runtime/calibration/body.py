@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..errors import CorruptFile, UnusableModel
+from ..models.common import of_transformers
 from .weights import StoredWeights
 
 _META = torch.device("meta")
@@ -51,14 +52,12 @@ def empty_body(config: Any, folder: Path) -> Body:
     Raises:
         UnusableModel: transformers knows no such language model, or its layers are not found.
     """
-    from transformers import AutoModelForCausalLM
+    known = of_transformers("AutoModelForCausalLM")
 
     try:
         # Fused kernels for experts would hide which of them saw which token.
         with _without_weights(), torch.random.fork_rng(devices=[]):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, experts_implementation="eager"
-            )
+            model = known.from_config(config, dtype=torch.float32, experts_implementation="eager")
     except (ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise UnusableModel(f"transformers cannot build the model '{folder}': {error}") from error
     model.eval().requires_grad_(requires_grad=False)

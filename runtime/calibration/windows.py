@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RefusedInput, UnusableModel, missing
+from ..errors import RefusedInput, UnusableModel
+from ..models.common import of_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -53,15 +54,12 @@ def windows_of(folder: Path, text: str, tokens: int, context: int) -> torch.Tens
 
 
 def _tokenizer(folder: Path) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise missing("transformers", "model") from error
+    known = of_transformers("AutoTokenizer")
     names = {file.name for file in folder.iterdir()}
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json"}:
         raise UnusableModel(f"the folder '{folder}' has no tokenizer (tokenizer.json)")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return known.from_pretrained(folder, local_files_only=True)
     # The tokenizers library raises plain Exception for a damaged file.
     except Exception as error:
         raise UnusableModel(f"the tokenizer of '{folder}' cannot be loaded: {error}") from error
@@ -131,10 +129,7 @@ def read_config(folder: Path) -> Any:
             model in it is quantized already.
         MissingPackage: transformers is not installed.
     """
-    try:
-        from transformers import AutoConfig
-    except ImportError as error:
-        raise missing("transformers", "model") from error
+    known = of_transformers("AutoConfig")
     file = folder / "config.json"
     if not file.is_file():
         raise UnusableModel(
@@ -143,7 +138,7 @@ def read_config(folder: Path) -> Any:
         )
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = known.from_pretrained(folder, local_files_only=True)
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise UnusableModel(f"'{file}' is no configuration that can be used: {error}") from error
     if "quantization_config" in said:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..atomic import folder_atomically
 from ..checkpoint import Checkpoint
 from ..errors import CorruptFile, RefusedInput, missing
-from ..models.loading import need_transformers, quiet
+from ..models.common import quiet
+from ..models.loading import need_transformers
 from ..plan import units_of
 from .common import (
     Exported,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..calibration.texts import text_hash
 from ..checkpoint import Checkpoint
-from ..errors import CorruptFile, RefusedInput, UnusableModel, missing
+from ..errors import CorruptFile, RefusedInput, UnusableModel
+from ..models.common import of_transformers, quiet
 from ..sources import ModelSource, open_source
 from .errors import checkpoint_errors
 from .judgement import Judgement, Subject, read_judgement, run_folder, write_judgement
@@ -365,9 +366,9 @@ def _text_hashes(plan: Any) -> Iterator[str]:
 
 def _encode(folder: Path, text: str) -> list[int]:
     """Token ids of a text, no special token added."""
-    transformers = _transformers()
+    known = of_transformers("AutoTokenizer")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = known.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UnusableModel(f"'{folder}' has no tokenizer that transformers reads") from error
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -379,10 +380,12 @@ def _encode(folder: Path, text: str) -> list[int]:
 def _load_reference(folder: Path) -> torch.nn.Module:
     import torch
 
+    known = of_transformers("AutoModelForCausalLM")
     try:
-        model: torch.nn.Module = _transformers().AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
-        )
+        with quiet():
+            model: torch.nn.Module = known.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
     except (OSError, ValueError) as error:
         raise UnusableModel(
             f"transformers cannot build the model of '{folder}': {error}"
@@ -398,12 +401,3 @@ def _load_quantized(checkpoint: Checkpoint, run: str) -> torch.nn.Module:
 
     model: torch.nn.Module = load_model(checkpoint.folder, run=run, dtype=torch.float32)
     return model
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise missing("transformers", "model") from error
-    transformers.utils.logging.disable_progress_bar()
-    return transformers

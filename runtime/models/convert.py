@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import folder_atomically
 from ..errors import CorruptFile, UnusableModel
-from .common import BadModelFileError, Progress, UnsupportedModelError
+from .common import BadModelFileError, Progress, UnsupportedModelError, quiet
 from .gguf_source import load_gguf_model
-from .loading import need_transformers, quiet
+from .loading import need_transformers
 from .perplexity import evaluation_text
 from .rotation import massive_channels, rotate
 
@@ -67,7 +67,7 @@ def to_folder(model: str | Path, out: str | Path, progress: Progress | None = No
     """
     out = _absent(out)
     loaded, tokenizer = _read_gguf(Path(model), progress)
-    return _save(loaded, tokenizer, out)
+    return save_folder(loaded, tokenizer, out)
 
 
 def rotate_folder(
@@ -221,7 +221,8 @@ def _absent(out: str | Path) -> Path:
     return out
 
 
-def _save(model: Any, tokenizer: Any, out: Path) -> Path:
+def save_folder(model: Any, tokenizer: Any, out: Path) -> Path:
+    """Write a model and its tokenizer as a Hugging Face folder, whole or not at all."""
     with folder_atomically(out) as folder:
         _fill(folder, model, tokenizer)
     return out

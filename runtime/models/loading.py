@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint
 from ..errors import CorruptFile, UnusableModel, missing
-from .common import Progress
+from .common import Progress, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -190,28 +189,3 @@ def _dtype(dtype: torch.dtype | str | None) -> Any:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"'{dtype}' is no float type of torch")
     return found
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from drawing progress bars, and what it imports from logging."""
-    # torchao logs when it is imported, so its loggers come before transformers, which does that.
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR + 1)
-    try:
-        from transformers.utils import logging as reports
-
-        shown, level = reports.is_progress_bar_enabled(), reports.get_verbosity()
-        reports.disable_progress_bar()
-        reports.set_verbosity_error()
-        try:
-            yield
-        finally:
-            reports.set_verbosity(level)
-            if shown:
-                reports.enable_progress_bar()
-    finally:
-        for logger, was in zip(loggers, levels, strict=True):
-            logger.setLevel(was)

@@ -18,7 +18,15 @@ _DECIMAL = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
 
 
 class BudgetTooSmall(RefusedInput):
-    """No plan fits the budget; the message says what the cheapest one takes."""
+    """No plan fits the budget; the message says what the cheapest one takes.
+
+    Attributes:
+        least: bits per weight that are enough; None where that is not known.
+    """
+
+    def __init__(self, message: str, least: Fraction | None = None) -> None:
+        super().__init__(message)
+        self.least = least
 
 
 def read_bpw(value: str | float | Fraction) -> Fraction:
@@ -92,5 +100,6 @@ def check_affordable(least: Sequence[int], octets: int, weights: int, overhead: 
     raise BudgetTooSmall(
         f"a budget of {float(given):.4f} bits per weight ({octets} octets) is too small: the "
         f"cheapest choices of all matrices take {total} octets; the least that is possible is "
-        f"--bpw {show_bpw(needed)}"
+        f"--bpw {show_bpw(needed)}",
+        Fraction(show_bpw(needed)),
     )
