@@ -36,10 +36,10 @@ WANTED = "4.7"
 
 HEAD = """\
 SmolLM2-135M-Instruct, rotated ({weights:,} linear weights), judged from the written files on
-{tokens:,} tokens of the King James Bible against the unquantized model (perplexity {perplexity:.3f}).
-{day}, {machine}, 2 cores; `make bench-models ARGS=--write`.
-Intervals are 95 % over windows of 512 tokens; bpw is all bytes on disk * 8 / weights. SOP is calibrated
-on Python's help texts; {peers} are rounded to nearest.
+{tokens:,} tokens of the King James Bible against the unquantized model, whose perplexity is
+{perplexity:.3f}. {day}, {machine}, 2 cores; `make bench-models ARGS=--write`.
+Intervals are 95 % over windows of 512 tokens; bpw is all bytes on disk * 8 / weights. SOP is
+calibrated on Python's help texts; {peers} are rounded to nearest.
 """
 
 
