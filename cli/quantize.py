@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,11 @@ def _search_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any
 @_search_option("lloyd", "Weights of the clustering: none, c, c2.", metavar="WEIGHTS")
 @_search_option("pool", "Which blocks are a first grid's own.", metavar="RULE")
 @_search_option("shares", "Percentages of the pool.  [default: 30,50,70]", metavar="LIST")
-@_search_option("signs", "Try every grid mirrored, too.", is_flag=True, default=None)
+@click.option(
+    "--signs/--no-signs",
+    default=None,
+    help="Try every grid mirrored, too.  [default: where the scale word has a sign to spare]",
+)
 @_search_option("sample", "Blocks that are looked at.  [default: 8192]", type=int)
 @_search_option("rounds", "Of reassignment, at most.", type=int)
 @_search_option("search", "Stored scales above and below that are tried.  [default: 1]", type=int)
@@ -226,10 +231,13 @@ def _recipe(asked: dict[str, Any]) -> Recipe:
             said[name] = tuple(_list(said[name]))
     if "shares" in said:
         said["shares"] = tuple(_whole(share) for share in said["shares"])
+    options = SearchOptions(**said) if said else None
+    if options is not None and asked["signs"] is None and options.could_mirror:
+        options = replace(options, signs=True)
     recipe = Recipe.of(
         asked["format_name"],
         bpw=asked["bpw"],
-        search=SearchOptions(**said) if said else None,
+        search=options,
         promotions=None if asked["promote"] is None else _list(asked["promote"]),
         corrections=None if asked["correct"] is None else _list(asked["correct"]),
         metric=asked["metric"],

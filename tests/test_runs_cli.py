@@ -140,3 +140,23 @@ def test_a_terminal_sees_a_bar_with_an_estimate(
 )
 def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
     assert quantize._span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "mirrored"),
+    [
+        (("--scale", "S1E5M5"), True),
+        (("--scale", "S1E5M5", "--no-signs"), False),
+        (("--scale", "UE4M3"), False),
+        (("--scale", "S1E5M5", "--rule", "argmax"), False),
+        (("--scale", "E4M3", "--grids", "1"), True),
+        (("--scale", "E4M3"), False),
+    ],
+)
+def test_grids_are_mirrored_where_the_scale_word_has_a_sign_to_spare(
+    options: tuple[str, ...], mirrored: bool
+) -> None:
+    asked = quantize.quantize.make_context(
+        "quantize", ["model", "-o", "out", "--bpw", "5.5", *options]
+    )
+    assert quantize._recipe(asked.params).search.signs is mirrored

@@ -131,6 +131,12 @@ class SearchOptions:
             raise RefusedInput(f"rule argmax needs a signed scale word, not {self.scale}: S1E5M5")
 
     @property
+    def could_mirror(self) -> bool:
+        """Whether the scale word has a sign that is free to mirror grids by, block by block."""
+        sign, free = self.word_bits
+        return bool(sign) and self.rule == "absmax" and (self.grids == 1 or free > 0)
+
+    @property
     def _sign_is_free(self) -> bool:
         return not self.signs and self.rule == "absmax"
 
