@@ -95,20 +95,20 @@ def shown(interval: Interval, digits: int = 4) -> str:
     return f"{interval.value:.{digits}f} +- {half:.{digits}f}"
 
 
-def markdown(found: Comparison, runs: list[Run], tokens: int) -> str:
+def markdown(found: Comparison, runs: list[Run]) -> str:
     """The section of RESULTS.md."""
     first = found.judgements[0]
     assert first.outputs is not None
     lines = [
         HEAD.format(
             weights=first.weights,
-            tokens=tokens,
+            tokens=first.outputs.context * len(first.outputs.windows),
             perplexity=first.outputs.reference_perplexity.value,
             day=datetime.now(UTC).date().isoformat(),
             machine=processor(),
             peers=", ".join(PEERS),
         ),
-        "| recipe | bpw | ACos gap, ppm | NMSE | perplexity | KL | EAR |",
+        "| recipe | bpw | ACos gap, ppm (c = 1) | NMSE | perplexity | KL | EAR |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for label, judged in zip(found.labels, found.judgements, strict=True):
@@ -141,11 +141,11 @@ def main() -> None:
     """Measure, print, and with ``--write`` put the table into RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m fmtc.bench.models", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("build") / "bench-models")
-    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--tokens", type=int, default=14336, help="of the text, at most")
     parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     chosen = parser.parse_args()
     found = compared(model_folder(chosen.folder), chosen.folder, chosen.tokens)
-    text = markdown(*found, chosen.tokens)
+    text = markdown(*found)
     print(text)
     if chosen.write:
         RESULTS.write_text(replace_section(RESULTS.read_text("utf-8"), SECTION, text), "utf-8")
