@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "calibration.safetensors"
 
     @property
+    def calibrating(self) -> Path:
+        """What a calibration goes on from: hidden states, and the finished layers' norms."""
+        return self.path / "calibrating"
+
+    @property
     def log(self) -> Path:
         """One line for each finished unit."""
         return self.path / "log.jsonl"
@@ -134,7 +139,8 @@ class RunFolder:
     def finish(self, parts: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Note that the checkpoint is whole, then drop what it holds as well."""
         self._write(parts, result)
-        shutil.rmtree(self.packed, ignore_errors=True)
+        for folder in (self.packed, self.calibrating):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -154,7 +154,7 @@ class Session:
             text,
             tokens=self._recipe.tokens,
             context=self._recipe.context,
-            work=self._folder.path / "calibrating",
+            work=self._folder.calibrating,
             progress=progress,
         )
         found.save(path)
