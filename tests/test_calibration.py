@@ -19,7 +19,7 @@ from calibration_tools import (
 )
 from click.testing import CliRunner
 from fmtc import CorruptFile, RefusedInput, UnusableModel
-from fmtc.cli.calibrate import calibrate as command
+from fmtc.cli import cli
 from fmtc.runtime.calibration import Calibration, calibrate, text_hash
 from fmtc.runtime.calibration.windows import windows_of
 from fmtc.runtime.sources import open_source
@@ -401,7 +401,7 @@ def test_the_command_writes_what_the_function_returns(llama: Path, tmp_path: Pat
     text.write_text(TEXT)
     options = ["--tokens", "200", "--context", "40", "--json"]
     arguments = [str(llama), "--text", str(text), "-o", str(out), *options]
-    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(cli, ["calibrate", *arguments], catch_exceptions=False)
     assert done.exit_code == 0
     said = json.loads(done.stdout)
     assert out.read_bytes() == saved(calibrate(llama, TEXT, **RUN), tmp_path / "other")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click
 import fmtc
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from fmtc.cli import console
-from fmtc.cli.learn import learn
+from fmtc.cli import cli
 from fmtc.dsl.parser import parse
 from fmtc.dsl.printer import print_file
 from fmtc.runtime.calibration import Calibration
@@ -33,19 +31,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@click.group()
-def program() -> None:
-    """What the command hangs in."""
-
-
-program.add_command(learn)
-
-
 def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(program, ["learn", *map(str, arguments)])
-    if isinstance(result.exception, console.user_errors()):
-        result.exit_code = 2
-    return result
+    return CliRunner().invoke(cli, ["learn", *map(str, arguments)])
 
 
 def said(result: Result) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fmtc import CorruptFile, UnusableModel
+from fmtc.cli import cli
 from fmtc.cli.export import convert, export, rotate
 from fmtc.runtime.checkpoint_writer import write_checkpoint
 from fmtc.runtime.export import export as write
@@ -169,7 +170,7 @@ def test_the_commands_do_it(gguf: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     def run(command: Any, *arguments: Any) -> Any:
-        done = CliRunner().invoke(command, [*map(str, arguments), "--json"])
+        done = CliRunner().invoke(cli, [command.name, *map(str, arguments), "--json"])
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)[0]
 
@@ -188,6 +189,8 @@ def test_the_commands_do_it(gguf: Path, tmp_path: Path) -> None:
 def test_channels_that_are_no_numbers_are_a_usage_error(model: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    done = CliRunner().invoke(rotate, [str(model), "-o", str(tmp_path / "x"), "--keep", "1;2"])
+    done = CliRunner().invoke(
+        cli, ["rotate", str(model), "-o", str(tmp_path / "x"), "--keep", "1;2"]
+    )
     assert done.exit_code == 2
     assert "'1;2' is neither auto, none nor numbers" in done.output
