@@ -10,7 +10,6 @@ from fmtc.compiler.fitting import draw, errors_under_own_ends, normalised
 from fmtc.compiler.hosts import HIF7
 from fmtc.runtime.errors import RefusedInput
 from fmtc.runtime.grids.alphabet import (
-    Hosted,
     alphabet,
     atom_named,
     atom_names,
@@ -110,4 +109,3 @@ def test_names_are_found_in_any_case_and_what_is_not_there_is_refused() -> None:
         atom_named("split78")
     with pytest.raises(RefusedInput, match="no host is called 'e9m9'"):
         hosted("NF4", "e9m9")
-    assert not Hosted("A", (Fraction(-1), Fraction(2))).is_symmetric

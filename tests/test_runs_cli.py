@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from commands import run
 from fmtc.cli import cli
+from fmtc.runtime.grids.options import SearchOptions
 from fmtc.runtime.runs import run as runs
 from fmtc.runtime.runs.progress import Status
+from fmtc.runtime.runs.recipe import Recipe
 from run_tools import UNITS, digest, write_model
 from run_tools import run as run_here
 
@@ -160,3 +163,13 @@ def test_grids_are_mirrored_where_the_scale_word_has_a_sign_to_spare(
         "quantize", ["model", "-o", "out", "--bpw", "5.5", *options]
     )
     assert quantize._recipe(asked.params).search.signs is mirrored
+
+
+def test_the_options_default_to_what_the_library_does() -> None:
+    asked = quantize.quantize.make_context("quantize", ["model", "-o", "out", "--bpw", "5"])
+    assert quantize._recipe(asked.params) == Recipe.of(bpw="5")
+    said = {option.name: option.help or "" for option in quantize.quantize.params[2:]}
+    for key, value in asdict(SearchOptions()).items():
+        if "[default:" in said.get(key, "") and key != "signs":
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            assert f"[default: {shown}]" in said[key]

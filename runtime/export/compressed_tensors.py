@@ -7,6 +7,7 @@ division by the inverse of the tensor scale rounds to another one.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -74,8 +75,8 @@ def _need_library() -> None:
     if importlib.util.find_spec("compressed_tensors") is None:
         raise missing("compressed-tensors", "export")
     with quiet():
-        import compressed_tensors.compressors
-        import compressed_tensors.quantization  # noqa: F401
+        for part in ("compressors", "quantization"):
+            importlib.import_module(f"compressed_tensors.{part}")
 
 
 def _schemes(checkpoint: Checkpoint, mixed: bool) -> tuple[dict[str, Scheme], tuple[str, ...]]:

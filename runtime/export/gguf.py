@@ -6,6 +6,7 @@ of bytes, so that changes no bit of them. The file is read back, and decoded by 
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -72,10 +73,8 @@ def export_gguf(
     folder: str | Path, out: str | Path, dtype: str, mixed: bool, progress: Progress | None
 ) -> Exported:
     """See ``export``."""
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise missing("gguf", "model") from error
+    if importlib.util.find_spec("gguf") is None:
+        raise missing("gguf", "model")
     out = refuse_taken(out)
     if out.suffix != ".gguf":
         raise RefusedInput(f"a GGUF file has the ending .gguf, '{out}' has not")

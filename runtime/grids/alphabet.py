@@ -87,11 +87,6 @@ class Hosted:
         name = self.name[1:] if self.name.startswith("-") else f"-{self.name}"
         return Hosted(name, tuple(-value for value in reversed(self.values)))
 
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether its mirror image is the same grid."""
-        return self.negated.values == self.values
-
 
 def learned_name(bits: int) -> str:
     """What a grid of this width is called that is learned for a layer: ``DD4``."""

@@ -14,10 +14,11 @@ from ..calibration.texts import text_hash
 from ..checkpoint import Checkpoint
 from ..errors import CorruptFile, RefusedInput, UnusableModel
 from ..models.common import of_transformers, quiet
+from ..models.perplexity import windows_of
 from ..sources import ModelSource, open_source
 from .errors import checkpoint_errors
 from .judgement import Judgement, Subject, read_judgement, run_folder, write_judgement
-from .outputs import Outputs, ReferenceLogits, measure_outputs, windows_of
+from .outputs import Outputs, ReferenceLogits, measure_outputs
 
 if TYPE_CHECKING:
     import torch

@@ -20,12 +20,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RefusedInput
+from ..models.perplexity import evaluating, windows_of
 from .intervals import Interval, mean_interval
 
 if TYPE_CHECKING:
@@ -136,33 +136,6 @@ class Outputs:
         return cls(int(values["context"]), tuple(windows))
 
 
-def windows_of(
-    tokens: Sequence[int] | torch.Tensor, context: int, limit: int | None = None
-) -> torch.Tensor:
-    """Cut token ids into windows that do not overlap: int64 [windows, context].
-
-    A last window shorter than ``context`` is left out, unless it is the only one.
-
-    Args:
-        tokens: ids, one-dimensional.
-        context: tokens a window, at least 2.
-        limit: use only so many tokens; None for all.
-
-    Raises:
-        ValueError: a context below 2, tokens of another rank, or fewer than two of them.
-    """
-    import torch
-
-    if context < 2:
-        raise ValueError(f"a context of {context} predicts nothing; at least 2 is needed")
-    ids = torch.as_tensor(tokens, dtype=torch.int64)
-    if ids.dim() != 1 or len(ids[:limit]) < 2:
-        raise ValueError(f"at least two tokens in one dimension are needed, not {tuple(ids.shape)}")
-    ids = ids[:limit]
-    context = min(context, len(ids))
-    return ids[: len(ids) // context * context].reshape(-1, context)
-
-
 class ReferenceLogits:
     """A reference's logits of all windows, float32, on disk: the model itself may go.
 
@@ -269,7 +242,7 @@ def _logits(model: torch.nn.Module, windows: torch.Tensor, who: str) -> Iterator
     import torch
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with _evaluating(model):
+    with evaluating(model):
         for index, window in enumerate(windows):
             with torch.inference_mode():
                 ids = window[None].to(device)
@@ -280,16 +253,6 @@ def _logits(model: torch.nn.Module, windows: torch.Tensor, who: str) -> Iterator
                     "look for weights or scales that are not finite"
                 )
             yield logits
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _window(reference: ReferenceLogits, index: int, logits: torch.Tensor) -> Window:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -58,6 +60,44 @@ def evaluation_text() -> str:
     return (files(__package__) / "data" / "kjv.txt").read_text(encoding="ascii")
 
 
+def windows_of(
+    tokens: Sequence[int] | torch.Tensor, context: int, limit: int | None = None
+) -> torch.Tensor:
+    """Cut token ids into windows that do not overlap: int64 [windows, context].
+
+    A last window shorter than ``context`` is left out, unless it is the only one.
+
+    Args:
+        tokens: ids, one-dimensional.
+        context: tokens a window, at least 2.
+        limit: use only so many tokens; None for all.
+
+    Raises:
+        ValueError: a context below 2, tokens of another rank, or fewer than two of them.
+    """
+    import torch
+
+    if context < 2:
+        raise ValueError(f"a context of {context} predicts nothing; at least 2 is needed")
+    ids = torch.as_tensor(tokens, dtype=torch.int64)
+    if ids.dim() != 1 or len(ids[:limit]) < 2:
+        raise ValueError(f"at least two tokens in one dimension are needed, not {tuple(ids.shape)}")
+    ids = ids[:limit]
+    context = min(context, len(ids))
+    return ids[: len(ids) // context * context].reshape(-1, context)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Keep a model in eval mode, and leave it in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def perplexity(
     model: torch.nn.Module,
     tokens: Sequence[int] | torch.Tensor,
@@ -85,26 +125,15 @@ def perplexity(
     """
     import torch
 
-    if context < 2:
-        raise ValueError(f"a context of {context} predicts nothing; at least 2 is needed")
-    ids = torch.as_tensor(tokens, dtype=torch.int64)
-    if ids.dim() != 1 or len(ids[:max_tokens]) < 2:
-        raise ValueError(f"at least two tokens in one dimension are needed, not {tuple(ids.shape)}")
-    ids = ids[:max_tokens]
-    context = min(context, len(ids))
-    windows = ids[: len(ids) // context * context].reshape(-1, context)
+    windows = windows_of(tokens, context, max_tokens)
+    context = windows.shape[1]
 
-    was_training = model.training
-    model.eval()
     losses = []
-    try:
-        with torch.inference_mode():
-            for done, window in enumerate(windows, start=1):
-                losses.append(_window_nll(model, window))
-                if progress is not None:
-                    progress(done, len(windows))
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        for done, window in enumerate(windows, start=1):
+            losses.append(_window_nll(model, window))
+            if progress is not None:
+                progress(done, len(windows))
     nll, stderr = _mean_and_stderr(losses)
     return Perplexity(nll, stderr, len(windows) * (context - 1), tuple(losses))
 

@@ -81,7 +81,7 @@ class Plan:
 
 
 def allocate(
-    profiles: Sequence[UnitProfile], capacity: int, metric: str = "acos", *, overhead: int = 0
+    profiles: Sequence[UnitProfile], capacity: int, metric: str, *, overhead: int = 0
 ) -> Plan:
     """The choices that lose least within a capacity.
 

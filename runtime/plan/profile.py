@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -283,21 +282,3 @@ def _beside(name: str, stored: QuantizedTensor) -> int:
 def text_octets(text: str) -> int:
     """What a .fmt text and its line in the manifest take: once, however many tensors use it."""
     return text_bound(compiled(text))
-
-
-def dumps(profile: UnitProfile) -> str:
-    """A profile as JSON text; the same one gives the same text."""
-    return json.dumps(profile.to_json(), sort_keys=True, separators=(",", ":"))
-
-
-def loads(text: str) -> UnitProfile:
-    """The inverse of ``dumps``.
-
-    Raises:
-        CorruptFile: the text is no profile.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CorruptFile(f"a damaged profile of a unit: {error}") from error
-    return UnitProfile.from_json(value)

@@ -151,7 +151,7 @@ def _alone(model: str, name: str) -> F32:
 # -- profile -------------------------------------------------------------------------------
 
 
-def _profile(task: Task, packed: Path) -> tuple[dict[str, Any], None]:  # noqa: ARG001
+def _profile(task: Task, _packed: Path) -> tuple[dict[str, Any], None]:
     source, recipe = open_source(task.model), task.recipe
     body: dict[str, Any] = {}
     base = recipe.base
